@@ -1,0 +1,32 @@
+# kvferry_room(NAME SOURCES a.cpp ... DEPENDS base ... [LIBRARIES ext ...])
+#   The library kvferry::NAME of the folder NAME. Includes are written from the root: "base/status.h".
+# kvferry_test(NAME SOURCES a_test.cpp ... DEPENDS base ... [LABELS l ...] [TIMEOUT s])
+#   A GoogleTest program, registered with CTest as one test each file's suite at a time.
+
+function(kvferry_room name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBRARIES" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(kvferry_${name} STATIC ${ARG_SOURCES})
+    set(scope PUBLIC)
+  else()
+    add_library(kvferry_${name} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  add_library(kvferry::${name} ALIAS kvferry_${name})
+  target_include_directories(kvferry_${name} ${scope} ${PROJECT_SOURCE_DIR})
+  list(TRANSFORM ARG_DEPENDS PREPEND kvferry::)
+  target_link_libraries(kvferry_${name} ${scope} ${ARG_DEPENDS} ${ARG_LIBRARIES} Threads::Threads)
+endfunction()
+
+function(kvferry_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LIBRARIES;LABELS;ENVIRONMENT" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  list(TRANSFORM ARG_DEPENDS PREPEND kvferry::)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} ${ARG_LIBRARIES} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+                       ENVIRONMENT "KVFERRY_SOURCE_DIR=${PROJECT_SOURCE_DIR};${ARG_ENVIRONMENT}")
+endfunction()

@@ -1,0 +1,34 @@
+# Compiler, linker and warnings for every target.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+find_program(KVFERRY_CCACHE ccache)
+if(KVFERRY_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${KVFERRY_CCACHE})
+endif()
+find_program(KVFERRY_MOLD mold)
+if(KVFERRY_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+# -ffp-contract=off: encoded bytes must be equal on every instruction set, and g++ 12 fuses even
+# intrinsics; kernels that want a fused multiply-add call one.
+add_compile_options(-ffp-contract=off -fno-math-errno -Wall -Wextra -Wpedantic -Wshadow
+                    -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
+string(REPLACE "-O3" "-O2" CMAKE_CXX_FLAGS_RELEASE "${CMAKE_CXX_FLAGS_RELEASE}")
+
+if(KVFERRY_SANITIZE)
+  add_compile_options(-fsanitize=${KVFERRY_SANITIZE} -fno-omit-frame-pointer
+                      -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${KVFERRY_SANITIZE})
+  # gcc 12 reports false maybe-uninitialized under sanitizers (gcc bug 105562).
+  add_compile_options(-Wno-maybe-uninitialized)
+endif()
+find_package(Threads REQUIRED)

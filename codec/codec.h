@@ -1,0 +1,134 @@
+// A codec turns a tile of KV (one layer x 64 tokens x all KV heads) into a segment, and attends on
+// the segment as it is. docs/codecs.md describes the specs and the layouts.
+//
+// Life of KV under a codec (docs/ARCHITECTURE.md, "one answer"): a new token's K (after rope) and V
+// are brought into the codec's domain (to_domain_*), rounded to the open dtype, and written to the
+// open tile. A query attends to every closed tile as encoded and to its own tile as it lies open.
+// When the tile's 64th token is in, encode() makes the closed segment, which never changes again.
+//
+// Thread contract: a Codec is immutable after make_codec; all methods may be called from any
+// number of threads with distinct output buffers and scratch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "codec/geometry.h"
+#include "kernels/dense_kernels.h"
+
+namespace kvferry::codec {
+
+using kernels::kTileTokens;
+
+// Hash of the normalised spec: equal meaning, equal id.
+using CodecId = std::uint64_t;
+
+enum class OpenDtype : std::uint8_t { kBf16 = 1, kF32 = 2 };
+inline std::size_t bytes_of(OpenDtype t) { return t == OpenDtype::kBf16 ? 2 : 4; }
+
+enum class Scope : std::uint8_t { kBlock, kLayer, kRequest };
+
+struct CodecTraits {
+  bool lossless = false;      // reconstruct gives back the open dtype's values exactly
+  bool attendable = true;     // attend works on segments; others must be reconstructed first
+  Scope scope = Scope::kBlock;  // how much of the KV encode must see at once
+  std::uint32_t tile_tokens = kTileTokens;
+  OpenDtype open_dtype = OpenDtype::kBf16;
+};
+
+// The open tile of one layer: k and v are [kv_heads][kTileTokens][head_dim] of the open dtype.
+// Not owned. Slots of tokens not yet written must hold finite values (they are zeroed at the
+// start of a tile).
+struct OpenTile {
+  std::byte* k = nullptr;
+  std::byte* v = nullptr;
+};
+
+// Query rows that share one KV head. q: [rows][head_dim] f32, in the codec's domain, already
+// multiplied by 1/sqrt(head_dim).
+struct QueryRows {
+  const float* q = nullptr;
+  std::uint32_t rows = 0;
+};
+
+class Codec {
+ public:
+  virtual ~Codec() = default;
+
+  const CodecTraits& traits() const { return traits_; }
+  const std::string& spec() const { return spec_; }  // normalised
+  CodecId id() const { return id_; }
+
+  // Whether this codec can serve the geometry; the Status says why not.
+  virtual Status supports(const KvGeometry& geometry) const = 0;
+
+  // Domain transforms, in place. x: [heads][head_dim] f32 of one token.
+  virtual void to_domain_q(float* x, std::size_t heads, std::size_t head_dim) const;
+  virtual void to_domain_k(float* x, std::size_t heads, std::size_t head_dim) const;
+  virtual void to_domain_v(float* x, std::size_t heads, std::size_t head_dim) const;
+  // Undoes on the normalised attention output what to_domain_v did to V.
+  virtual void from_domain_o(float* x, std::size_t heads, std::size_t head_dim) const;
+
+  // Exact size of the segment of tile number `tile` (0 is the first of the sequence) that holds
+  // `tokens` tokens, 1..kTileTokens. tokens < kTileTokens: an open tile as it is sent, dense.
+  virtual std::size_t segment_bytes(const KvGeometry& geometry, std::uint32_t tile,
+                                    std::uint32_t tokens) const = 0;
+
+  // Encodes the first `tokens` tokens of a tile into out, whose size must be segment_bytes().
+  // Equal input gives equal bytes on every instruction set. kInvalidArgument if a value is NaN or
+  // infinite; out is then unspecified.
+  virtual Status encode(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                        std::uint32_t tokens, const OpenTile& input,
+                        std::span<std::byte> out) const = 0;
+
+  // Checks a segment that came from outside: header, sizes, identity and that every scale and
+  // minimum is finite. After an OK, attend, reconstruct and load_open never read outside it and
+  // never produce NaN from finite queries.
+  virtual Status validate(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                          std::uint32_t tokens, std::span<const std::byte> segment) const = 0;
+
+  // Attends the rows over one KV head of a closed, validated segment; merges into states
+  // (states.rows == queries.rows). Scratch lives on the stack.
+  virtual void attend(const KvGeometry& geometry, std::span<const std::byte> segment,
+                      std::uint32_t kv_head, const QueryRows& queries,
+                      kernels::AttentionStates states) const = 0;
+
+  // What the encoded bytes mean, in the codec's domain: k, v [tokens][head_dim] f32 of one KV head.
+  // Each value is one rounding of scale * code + minimum.
+  virtual void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
+                           std::uint32_t kv_head, float* k, float* v) const = 0;
+
+  // Copies a dense segment of an open tile (tokens < kTileTokens) back into open memory; the slots
+  // behind the last token become zeros.
+  virtual void load_open(const KvGeometry& geometry, std::span<const std::byte> segment,
+                         const OpenTile& out) const = 0;
+
+ protected:
+  Codec(CodecTraits traits, std::string spec);
+
+ private:
+  CodecTraits traits_;
+  std::string spec_;
+  CodecId id_;
+};
+
+// Attention over an open tile of one KV head: row r sees the first visible[r] tokens.
+void attend_open(const KvGeometry& geometry, OpenDtype dtype, const OpenTile& tile,
+                 std::uint32_t kv_head, const QueryRows& queries, const std::uint32_t* visible,
+                 kernels::AttentionStates states);
+
+// The codec of a spec such as "hadamard | hack(k=4,v=2)". Errors point at the character and name
+// what was expected; unknown stages list those that exist.
+Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec);
+
+// KV left as computed (f32), for logits and tests without a codec; not servable, not in the list.
+std::shared_ptr<const Codec> make_exact_codec();
+
+inline constexpr std::string_view kDefaultSpec = "hadamard | hack(k=4,v=2)";
+
+}  // namespace kvferry::codec

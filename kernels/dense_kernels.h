@@ -1,0 +1,70 @@
+// Kernels on dense rows: norms, rope, activation, Hadamard, bf16 conversion, and attention over one
+// dense tile. One table of functions per instruction set; the contract is the same for all:
+// a row's result depends on that row alone, never on how many rows are given or where it stands
+// among them (row determinism), and every sum has one fixed order per instruction set. All pointers
+// may be unaligned. bf16 values are the upper half of an IEEE f32, rounded to nearest even, stored
+// in uint16_t. No kernel allocates, throws, or reads outside the shapes it is given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/attention_state.h"
+#include "kernels/isa.h"
+
+namespace kvferry::kernels {
+
+inline constexpr std::uint32_t kTileTokens = 64;   // tokens of a tile on the absolute grid
+inline constexpr std::uint32_t kMaxHeadDim = 256;
+
+// f32 <-> bf16 of one value. NaN stays NaN. Rounds to nearest, ties to even.
+std::uint16_t bf16_from_f32(float value);
+float f32_from_bf16(std::uint16_t value);
+
+struct DenseKernels {
+  // out[i] = x[i] * weight[i] / sqrt(mean(x^2) + eps), one row of n values. In f32.
+  void (*rms_norm)(const float* x, const float* weight, float eps, std::size_t n, float* out);
+
+  // Rotary embedding of the half-split kind (Llama): the pairs are (x[i], x[i + d/2]).
+  // x: [heads][head_dim] in place. cos, sin: [head_dim / 2] of this row's position.
+  void (*rope)(float* x, const float* cos, const float* sin, std::size_t heads,
+               std::size_t head_dim);
+
+  // out[i] = silu(gate[i]) * up[i].
+  void (*silu_mul)(const float* gate, const float* up, std::size_t n, float* out);
+
+  // out[i] += x[i].
+  void (*add)(const float* x, std::size_t n, float* out);
+
+  void (*to_bf16)(const float* x, std::size_t n, std::uint16_t* out);
+  void (*from_bf16)(const std::uint16_t* x, std::size_t n, float* out);
+
+  // Normalised Walsh-Hadamard transform (natural order) of each of `heads` rows of head_dim (a power
+  // of two, 2..256), in place: butterflies of stride 1, 2, 4, ... in f32, then one multiplication by
+  // 1/sqrt(head_dim) rounded to f32. Its own inverse up to rounding. Equal bits on every
+  // instruction set, because encoded bytes depend on it.
+  void (*hadamard)(float* x, std::size_t heads, std::size_t head_dim);
+
+  // Attention of `rows` query rows over one tile of dense keys and values of one KV head, merged
+  // into `states`. q: [rows][head_dim], already multiplied by 1/sqrt(head_dim). k, v:
+  // [kTileTokens][head_dim], bf16 or f32. Row r sees the first visible[r] tokens (0..64; 0 leaves
+  // its state as it was); visible == nullptr means all 64. Tokens beyond visible[r] are not used
+  // (they may hold anything finite). Scores and p in f32; p is taken against this tile's own
+  // maximum, then the tile's state is merged.
+  void (*attend_dense_bf16)(const float* q, const std::uint16_t* k, const std::uint16_t* v,
+                            const std::uint32_t* visible, AttentionStates states);
+  void (*attend_dense_f32)(const float* q, const float* k, const float* v,
+                           const std::uint32_t* visible, AttentionStates states);
+
+  // states := merge(states, other), row by row. Both have the same shape.
+  void (*merge_states)(AttentionStates states, AttentionStates other);
+
+  // out[r][d] = o[r][d] / l[r]; zeros where l == 0.
+  void (*normalize)(AttentionStates states, float* out);
+};
+
+// The table of one instruction set (which the CPU must have), and the active one.
+const DenseKernels& dense_kernels(Isa isa);
+const DenseKernels& dense_kernels();
+
+}  // namespace kvferry::kernels

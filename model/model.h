@@ -1,0 +1,93 @@
+// The transformer: from token ids to logits, over a KV cache kept in a codec's form.
+//
+// Row determinism (docs/ARCHITECTURE.md, "one answer"): the logits and the KV of a token depend on
+// the tokens before it, the weights, the compute type, the codec and the numerics class, and on
+// nothing else: not on how tokens are cut into chunks, which sequences share a step, or threads.
+//
+// Thread contract: a Model is driven by one thread (the engine thread); it spreads the work over
+// the ComputePool it was given.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/compute_pool.h"
+#include "base/status.h"
+#include "codec/codec.h"
+#include "codec/sequence_kv.h"
+
+namespace kvferry::model {
+
+enum class Compute { kAuto, kBf16, kF32 };  // auto: bf16 where the CPU has AVX512_BF16, else f32
+
+struct ModelConfig {
+  std::string name;  // the directory's last component, or random:NAME
+  std::uint32_t hidden = 0, intermediate = 0, layers = 0, q_heads = 0, kv_heads = 0, head_dim = 0;
+  std::uint32_t vocab = 0, context = 0;
+  float rms_eps = 1e-5f, rope_theta = 10000.0f;
+  bool tied_embeddings = false;
+  std::int32_t bos_id = -1;
+  std::vector<std::int32_t> eos_ids;
+
+  codec::KvGeometry kv_geometry() const { return {layers, kv_heads, q_heads, head_dim}; }
+};
+
+// The tokens of one sequence to run in a step. Their positions are kv->length ... ; forward appends
+// their KV and advances kv->length. kv must have blocks for every tile that closes.
+struct SequenceChunk {
+  codec::SequenceKv* kv = nullptr;
+  std::span<const std::int32_t> ids;
+  enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
+};
+
+// Called on the engine thread after a layer's attention of a step: tiles [first, last) of this
+// chunk's sequence have closed in this layer and their segments will not change any more. While it
+// runs, the pool is idle; it should hand the segments on and return.
+using TilesClosed = std::function<void(std::size_t chunk, std::uint32_t layer, std::uint32_t first,
+                                       std::uint32_t last)>;
+
+struct StepTimings {  // wall nanoseconds of a step
+  std::uint64_t total_ns = 0, gemm_ns = 0, attention_ns = 0, encode_ns = 0;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual Compute compute() const = 0;  // never kAuto
+
+  // Hash over the weights' bytes, the shapes, rope and compute type: two workers with equal
+  // fingerprints and numerics classes compute the same answers.
+  virtual std::uint64_t fingerprint() const = 0;
+  // Hash of the output bits of a probe (GEMM, rope, attention, norms) run at load on this machine.
+  virtual std::uint64_t numerics_class() const = 0;
+
+  // Runs one step. logits is resized to [rows asked for][vocab], in chunk order. kInvalidArgument
+  // for ids outside the vocabulary, a context overrun or KV memory that is too short; the
+  // sequences are then unchanged. kInvalidArgument also if KV turned NaN or infinite (encode);
+  // the sequences must then be discarded.
+  virtual Status forward(std::span<const SequenceChunk> chunks, std::vector<float>& logits,
+                         const TilesClosed& tiles_closed = nullptr) = 0;
+  virtual const StepTimings& last_step() const = 0;
+};
+
+struct LoadOptions {
+  Compute compute = Compute::kAuto;
+  ComputePool* pool = nullptr;  // not owned; outlives the model
+  std::function<void(double fraction)> progress;  // called now and then while loading
+};
+
+// Reads config.json of a Hugging Face directory, or the shape of "random:NAME".
+Result<ModelConfig> load_config(const std::string& model);
+
+// Loads "DIR" (config.json, model.safetensors) or "random:NAME" (seeded random weights of a known
+// shape: tiny, llama-3.2-1b, llama-3.1-8b-4layers). Every offset, shape and dtype is checked
+// before use; what is not supported is refused by name.
+Result<std::unique_ptr<Model>> load_model(const std::string& model, const LoadOptions& options);
+
+}  // namespace kvferry::model

@@ -1,0 +1,115 @@
+// The transfer protocol over channels: WANT -> GRANT -> DATA (each ACK or NACK) -> COMMIT ->
+// COMMIT_ACK -> RELEASE (docs/wire-format.md). KvSender is prefill's side, KvReceiver decode's; one of
+// each a process, both fed by TransferHub, the process's only FrameHandler.
+//
+// Thread contract: reactor's thread only, callbacks too. Time comes from base/clock.h timers.
+// Fail closed: no byte reaches `land` unless header, payload checksum, identity (request, transfer,
+// epoch, layer, tiles, codec, model, layout, numerics class) agree, and a transfer completes only
+// when every (layer, tile) is resident and the commit's digest is that of what landed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "codec/codec.h"
+#include "transport/channel.h"
+
+namespace kvferry::transport {
+
+// What both sides must agree on before a byte flows.
+struct TransferIdentity {
+  std::uint64_t request_id = 0;
+  std::uint64_t transfer_id = 0;
+  std::uint64_t model_fingerprint = 0;
+  std::uint64_t numerics_class = 0;
+  std::uint32_t tokens = 0;  // of the prompt; tiles = ceil(tokens / 64)
+  std::shared_ptr<const codec::Codec> codec;
+  codec::KvGeometry geometry;
+};
+
+std::uint64_t layout_fingerprint(const codec::KvGeometry& geometry, const codec::Codec& codec);
+
+// The first token of a choice, chosen by prefill from the prompt's last logits.
+struct FirstToken {
+  std::int32_t id = 0;
+  float logprob = 0;
+};
+
+struct TransferTimings {  // of one transfer, measured where it is named
+  std::uint64_t prefill_ns = 0;   // P: compute of the prompt, encode included
+  std::uint64_t encode_ns = 0;    // P: CPU time in the codec
+  std::uint64_t queue_ns = 0;     // P: from the order to the first chunk
+};
+
+struct TransferStats {  // of one transfer, as D saw it
+  std::uint64_t payload_bytes = 0;  // verified DATA payloads
+  std::uint64_t wire_bytes = 0;     // all frames of the transfer, both ways, headers included
+  std::uint64_t first_data_ns = 0;  // monotonic time of the first and the last DATA frame
+  std::uint64_t last_data_ns = 0;
+  std::uint64_t frames_refused = 0;
+  TransferTimings prefill;          // from the commit
+};
+
+// ---- decode's side ----
+
+struct ReceiveCallbacks {
+  // Where segment (layer, tile) shall live; size is codec->segment_bytes(geometry, tile, tokens of
+  // that tile). Called once for each verified segment, which is then copied there; an open last
+  // tile's segment goes there too. Empty span: refuse (memory is gone).
+  std::function<std::span<std::byte>(std::uint32_t layer, std::uint32_t tile)> land;
+  // All resident and committed. Called once; then the transfer is over for the receiver.
+  std::function<void(std::vector<FirstToken>, const TransferStats&)> complete;
+  // Over without completion: refused frames exhausted, released by the sender, channel lost, deadline or
+  // lease passed, never wanted in time. Called at most once, never after complete. `land`ed memory is not
+  // touched after it.
+  std::function<void(Status)> failed;
+};
+
+class KvReceiver {
+ public:
+  virtual ~KvReceiver() = default;
+  // Announces a transfer for which memory is reserved; a WANT that came before waits for this. One
+  // of complete or failed follows, at the latest at deadline_ns (monotonic).
+  virtual Status expect(const TransferIdentity& identity, std::uint64_t deadline_ns,
+                        ReceiveCallbacks callbacks) = 0;
+  // Gives the transfer up: the sender gets RELEASE with `why`; no callback follows.
+  virtual void cancel(std::uint64_t transfer_id, const Status& why) = 0;
+  // Extends the leases of all transfers (called when the engine makes progress).
+  virtual std::size_t active() const = 0;
+};
+
+// ---- prefill's side ----
+
+struct SendCallbacks {
+  std::function<void()> granted;
+  std::function<void()> acknowledged;  // COMMIT_ACK came: pages may be freed. Over.
+  // Refused, released by the receiver, channel lost, deadline passed, resent too often. Over: no payload
+  // memory is in use any more when this is called.
+  std::function<void(Status)> failed;
+};
+
+class KvSender {
+ public:
+  virtual ~KvSender() = default;
+  virtual Status open(const TransferIdentity& identity, const std::string& receiver_address,
+                      std::uint64_t deadline_ns, SendCallbacks callbacks) = 0;
+  // Queues closed segments (one contiguous range a tile, in tile order, or the open last tile's
+  // dense segment) of one layer. The memory stays untouched until acknowledged or failed. Frames are
+  // gathered up to the frame size and sent as credits allow.
+  virtual void push(std::uint64_t transfer_id, std::uint32_t layer, std::uint32_t first_tile,
+                    std::vector<std::span<const std::byte>> segments) = 0;
+  // All segments have been pushed.
+  virtual void commit(std::uint64_t transfer_id, std::vector<FirstToken> first_tokens,
+                      const TransferTimings& timings) = 0;
+  // Gives the transfer up and tells the receiver why. `failed` follows when no send is in flight.
+  virtual void cancel(std::uint64_t transfer_id, const Status& why) = 0;
+  virtual std::size_t active() const = 0;
+};
+
+}  // namespace kvferry::transport
