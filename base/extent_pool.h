@@ -4,8 +4,8 @@
 // No extent has two owners: an Extent is move-only and names one range until it is released.
 //
 // leased: given out, its content is not complete yet (granted to a transfer, or an open page).
-// resident: content complete and immutable. quarantined: released by its owner while a peer may still
-// write to it; it comes back with release_quarantined.
+// resident: content complete and immutable. quarantined: released by its owner while a peer may
+// still write to it; it comes back with release_quarantined.
 //
 // Thread contract: any thread (one mutex; calls are short).
 #pragma once
@@ -20,7 +20,11 @@
 
 namespace kvferry {
 
-enum class ExtentClass : std::uint8_t { kClosed, kOpen, kStaging };  // encoded blocks, open bf16 pages, receive buffers
+enum class ExtentClass : std::uint8_t {
+  kClosed,
+  kOpen,
+  kStaging
+};  // encoded blocks, open bf16 pages, receive buffers
 inline constexpr std::size_t kExtentClasses = 3;
 
 class ExtentPool;
@@ -43,7 +47,7 @@ class Extent {
   friend class ExtentPool;
   ExtentPool* pool_ = nullptr;
   std::byte* data_ = nullptr;
-  std::size_t size_ = 0;      // as asked for
+  std::size_t size_ = 0;  // as asked for
   ExtentClass class_ = ExtentClass::kClosed;
   bool resident_ = false;
 };
@@ -58,7 +62,8 @@ struct PoolUsage {  // bytes, in allocation units
 
 class ExtentPool {
  public:
-  static constexpr std::size_t kUnit = 256;  // bytes; extents are aligned to it and rounded up to it
+  static constexpr std::size_t kUnit =
+      256;  // bytes; extents are aligned to it and rounded up to it
 
   // Maps `bytes` (rounded up to a page), touched so that a lack of memory shows here, as
   // kResourceExhausted, and not later as a signal. All extents must be gone before the pool is.
@@ -71,7 +76,7 @@ class ExtentPool {
 
   PoolUsage usage() const;
   std::size_t largest_free() const;
-  Status check() const;  // the equation and the free list's consistency
+  Status check() const;                // the equation and the free list's consistency
   std::span<std::byte> arena() const;  // for registration with a transport
 
  private:

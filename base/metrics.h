@@ -37,8 +37,8 @@ class Metrics {
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
 
-  // The metric of that name and labels, made at the first call. Keep the reference: a look-up locks.
-  // The same name must always come with the same kind and help text (anything else aborts).
+  // The metric of that name and labels, made at the first call. Keep the reference: a look-up
+  // locks. The same name must always come with the same kind and help text (anything else aborts).
   Counter& counter(const std::string& name, const std::string& help, const Labels& labels = {});
   Gauge& gauge(const std::string& name, const std::string& help, const Labels& labels = {});
   // buckets: upper bounds, ascending; empty: kSecondsBuckets.

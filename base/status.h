@@ -24,8 +24,8 @@ enum class Code {
   kDeadlineExceeded,   // time ran out
   kCancelled,          // the client went away or the request was superseded
   kDataLoss,           // a checksum, identity or coverage check failed; the data was not used
-  kFailedPrecondition, // the object is not in a state that allows the call
-  kInternal,           // a bug or an error of a library that has no better name
+  kFailedPrecondition,  // the object is not in a state that allows the call
+  kInternal,            // a bug or an error of a library that has no better name
 };
 
 // Snake-case name of a code: "invalid_argument".
@@ -68,7 +68,7 @@ inline Status internal_error(std::string m) { return {Code::kInternal, std::move
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}        // NOLINT: implicit
   Result(Status status) : state_(std::in_place_index<1>, std::move(status)) {  // NOLINT: implicit
     if (std::get<1>(state_).ok()) std::abort();  // a failed Result needs a cause
   }
@@ -96,10 +96,10 @@ class [[nodiscard]] Result {
 }  // namespace kvferry
 
 // Returns from the enclosing function when `expression` (a Status) is not OK.
-#define KVF_RETURN_IF_ERROR(expression)                             \
-  do {                                                              \
-    ::kvferry::Status kvf_status_ = (expression);                   \
-    if (!kvf_status_.ok()) return kvf_status_;                      \
+#define KVF_RETURN_IF_ERROR(expression)           \
+  do {                                            \
+    ::kvferry::Status kvf_status_ = (expression); \
+    if (!kvf_status_.ok()) return kvf_status_;    \
   } while (false)
 
 // KVF_ASSIGN_OR_RETURN(auto x, f()): declares x from a Result, or returns its Status.

@@ -1,10 +1,11 @@
-# kvferry_room(NAME SOURCES a.cpp ... DEPENDS base ... [LIBRARIES ext ...])
+# kvferry_room(NAME SOURCES a.cpp ... DEPENDS base ... [LIBRARIES ext ...] [PRIVATE_LIBRARIES ext ...])
 #   The library kvferry::NAME of the folder NAME. Includes are written from the root: "base/status.h".
+#   LIBRARIES are those that its headers need too, PRIVATE_LIBRARIES those of its sources alone.
 # kvferry_test(NAME SOURCES a_test.cpp ... DEPENDS base ... [LABELS l ...] [TIMEOUT s])
 #   A GoogleTest program, registered with CTest as one test each file's suite at a time.
 
 function(kvferry_room name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
   if(ARG_SOURCES)
     add_library(kvferry_${name} STATIC ${ARG_SOURCES})
     set(scope PUBLIC)
@@ -16,6 +17,9 @@ function(kvferry_room name)
   target_include_directories(kvferry_${name} ${scope} ${PROJECT_SOURCE_DIR})
   list(TRANSFORM ARG_DEPENDS PREPEND kvferry::)
   target_link_libraries(kvferry_${name} ${scope} ${ARG_DEPENDS} ${ARG_LIBRARIES} Threads::Threads)
+  if(ARG_SOURCES AND ARG_PRIVATE_LIBRARIES)
+    target_link_libraries(kvferry_${name} PRIVATE ${ARG_PRIVATE_LIBRARIES})
+  endif()
 endfunction()
 
 function(kvferry_test name)
