@@ -1,0 +1,6 @@
+// The kernels room: everything public.
+#pragma once
+
+#include "kernels/attention_state.h"
+#include "kernels/dense_kernels.h"
+#include "kernels/isa.h"
