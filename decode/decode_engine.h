@@ -1,0 +1,103 @@
+// Decode's engine: reserves memory for a request, receives its prompt's KV (or computes a short
+// prompt itself), and generates with continuous batching: requests join and leave between steps.
+//
+// A request goes waiting -> receiving (or prefilling, when local) -> running -> gone. The reactor
+// owns it until it is handed to the engine thread, and both let go of it when it ends; its memory
+// goes back to the pool when the last of them has, and the next waiting request is then admitted.
+//
+// Thread contract: start, cancel, load and the receiver's callbacks run on the reactor's thread;
+// step runs on the engine thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/engine_thread.h"
+#include "base/extent_pool.h"
+#include "base/metrics.h"
+#include "codec/codec_set.h"
+#include "codec/pooled_sequence.h"
+#include "control.pb.h"
+#include "model/model.h"
+#include "transport/kv_transfer.h"
+
+namespace kvferry::decode {
+
+struct DecodeConfig {
+  std::uint32_t max_running = 32;    // requests that hold memory: receiving, prefilling or running
+  std::uint32_t max_waiting = 256;   // beyond: refused
+  std::uint32_t chunk_tokens = 256;  // of local prompts in one step, beside the running requests
+  std::uint64_t max_deadline_ns = 3600 * kSecond;
+};
+
+// What the engine stands on. Nothing here is owned; all outlive the engine.
+struct DecodeParts {
+  model::Model* model = nullptr;
+  ExtentPool* pool = nullptr;
+  EngineThread* thread = nullptr;
+  transport::KvReceiver* receiver = nullptr;
+  Timers* timers = nullptr;
+  Metrics* metrics = nullptr;
+  Executor reactor;
+  const codec::CodecSet* codecs = nullptr;  // a spec outside is refused
+  // Tells the gateway that gave the order. Reactor's thread.
+  std::function<void(const proto::Envelope&)> reply;
+};
+
+class DecodeEngine {
+ public:
+  DecodeEngine(DecodeParts parts, DecodeConfig config);
+  ~DecodeEngine();
+
+  // Registers step() with the engine thread. Before EngineThread::start.
+  void attach();
+
+  // A failure to start, now or later, is a Failed to the gateway.
+  void start(const proto::StartDecode& order);
+  void cancel(std::uint64_t transfer_id, const Status& why);
+  proto::BeatReply load() const;
+  std::size_t active() const { return requests_.size(); }
+
+ private:
+  struct Request;
+  struct EngineState;
+  using RequestPtr = std::shared_ptr<Request>;
+
+  Result<RequestPtr> make_request(const proto::StartDecode& order) const;
+  void admit();
+  void begin(const RequestPtr& request);
+  void receive(const RequestPtr& request);
+  Status adopt(const RequestPtr& request);
+  void received(const RequestPtr& request, const transport::FirstToken& first,
+                const transport::TransferStats& stats);
+  void end(std::uint64_t transfer_id);
+  void fail(std::uint64_t transfer_id, const Status& status);
+
+  // Engine thread.
+  bool step();
+  void drop_ended();
+  void run_step(const std::vector<RequestPtr>& batch, const std::vector<std::uint32_t>& counts);
+  void accept_token(const RequestPtr& request, std::int32_t id, float logprob);
+  void finish(const RequestPtr& request, const char* reason);
+  void fill_usage(const Request& request, proto::KvUsage& usage) const;
+
+  DecodeParts parts_;
+  DecodeConfig config_;
+  std::map<std::uint64_t, RequestPtr> requests_;  // by transfer id; reactor's
+  std::deque<std::uint64_t> waiting_;             // in order of arrival; reactor's
+  std::uint32_t holding_ = 0;                     // admitted and not yet ended; reactor's
+  std::unique_ptr<EngineState> engine_;           // engine thread's
+  Counter& tokens_;
+  Histogram& step_seconds_;
+  Histogram& batch_rows_;
+  Gauge& waiting_gauge_;
+  Gauge& running_gauge_;
+};
+
+}  // namespace kvferry::decode

@@ -1,0 +1,289 @@
+#include "prefill/prefill_engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "cluster/messages.h"
+#include "model/sampling.h"
+
+namespace kvferry::prefill {
+
+struct PrefillEngine::Job {
+  transport::TransferIdentity identity;
+  std::uint32_t attempt = 0;
+  std::vector<std::int32_t> ids;
+  model::SamplingParams sampling;
+  std::uint64_t received_ns = 0;
+  std::atomic<bool> cancelled{false};
+
+  // Engine thread's, until the job is committed.
+  std::unique_ptr<codec::PooledSequence> sequence;
+  transport::TransferTimings timings;
+};
+
+struct PrefillEngine::EngineState {
+  std::deque<std::shared_ptr<Job>> waiting;  // granted, no memory yet
+  std::vector<std::shared_ptr<Job>> running;
+  std::vector<float> logits;
+};
+
+PrefillEngine::PrefillEngine(PrefillParts parts, PrefillConfig config)
+    : parts_(std::move(parts)),
+      config_(config),
+      engine_(std::make_unique<EngineState>()),
+      prompt_tokens_(parts_.metrics->counter("kvferry_prefill_prompt_tokens_total",
+                                             "Prompt tokens computed by this worker.")),
+      prefill_seconds_(parts_.metrics->histogram(
+          "kvferry_prefill_seconds", "Computing one prompt, from its first chunk to the commit.")),
+      queue_seconds_(parts_.metrics->histogram("kvferry_prefill_queue_seconds",
+                                               "From the order to a prompt's first chunk.")),
+      encode_seconds_(parts_.metrics->counter("kvferry_prefill_encode_seconds_total",
+                                              "Wall time spent encoding KV.")) {}
+
+PrefillEngine::~PrefillEngine() = default;
+
+void PrefillEngine::attach() {
+  parts_.thread->add_stepper([this] { return step(); });
+}
+
+Result<PrefillEngine::JobPtr> PrefillEngine::make_job(const proto::StartPrefill& order) const {
+  const proto::Plan& plan = order.plan();
+  const model::ModelConfig& config = parts_.model->config();
+  auto job = std::make_shared<Job>();
+  KVF_ASSIGN_OR_RETURN(job->identity.codec, parts_.codecs->find(plan.codec()));
+  if (plan.ids_size() == 0 || static_cast<std::uint32_t>(plan.ids_size()) > config.context) {
+    return invalid_argument("a prompt has 1 to " + std::to_string(config.context) +
+                            " tokens, not " + std::to_string(plan.ids_size()));
+  }
+  job->ids.assign(plan.ids().begin(), plan.ids().end());
+  job->identity.request_id = plan.request_id();
+  job->identity.transfer_id = plan.transfer_id();
+  job->identity.model_fingerprint = parts_.model->fingerprint();
+  job->identity.numerics_class = parts_.model->numerics_class();
+  job->identity.tokens = static_cast<std::uint32_t>(job->ids.size());
+  job->identity.geometry = config.kv_geometry();
+  job->attempt = plan.attempt();
+  job->sampling = {plan.sampling().temperature(), plan.sampling().top_k(), plan.sampling().top_p(),
+                   plan.sampling().seed(), plan.sampling().choice()};
+  job->received_ns = parts_.timers->now_ns();
+  const std::size_t needed = codec::PooledSequence::bytes_needed(
+      *job->identity.codec, job->identity.geometry, job->identity.tokens);
+  if (needed > parts_.pool->usage().pool) {
+    return resource_exhausted("the prompt's KV needs " + std::to_string(needed) +
+                              " bytes, more than the whole pool; raise pool_bytes");
+  }
+  return job;
+}
+
+void PrefillEngine::start(const proto::StartPrefill& order) {
+  const std::uint64_t transfer_id = order.plan().transfer_id();
+  auto refuse = [&](const Status& status) {
+    parts_.reply(cluster::failed_envelope(order.plan(), status));
+  };
+  if (jobs_.contains(transfer_id)) return;  // a repeated order
+  if (jobs_.size() >= config_.max_jobs) {
+    return refuse(resource_exhausted("the prefill worker's queue is full"));
+  }
+  Result<JobPtr> made = make_job(order);
+  if (!made.ok()) return refuse(made.status());
+  const JobPtr job = *made;
+  jobs_[transfer_id] = job;
+
+  transport::SendCallbacks callbacks;
+  // Weak: the sender must not keep a job's memory alive beyond its last callback.
+  callbacks.granted = [this, weak = std::weak_ptr<Job>(job)] {
+    if (const JobPtr granted_job = weak.lock()) granted(granted_job);
+  };
+  callbacks.acknowledged = [this, transfer_id] { finished(transfer_id, ok_status()); };
+  callbacks.failed = [this, transfer_id](Status why) { finished(transfer_id, why); };
+  const std::uint64_t deadline_ns =
+      job->received_ns +
+      std::min(order.plan().deadline_ms() * kMillisecond, config_.max_deadline_ns);
+  const Status opened = parts_.sender->open(job->identity, order.decode_data_address(), deadline_ns,
+                                            std::move(callbacks));
+  if (!opened.ok()) finished(transfer_id, opened);
+}
+
+void PrefillEngine::granted(const JobPtr& job) {
+  parts_.thread->post([this, job] { engine_->waiting.push_back(job); });
+}
+
+void PrefillEngine::cancel(std::uint64_t transfer_id, const Status& why) {
+  const auto found = jobs_.find(transfer_id);
+  if (found == jobs_.end()) return;
+  found->second->cancelled = true;
+  parts_.sender->cancel(transfer_id, why);  // finished() follows
+  parts_.thread->post([] {});               // the engine may sleep on a job that waits
+}
+
+void PrefillEngine::finished(std::uint64_t transfer_id, const Status& status) {
+  const auto found = jobs_.find(transfer_id);
+  if (found == jobs_.end()) return;
+  JobPtr job = std::move(found->second);
+  jobs_.erase(found);
+  if (!status.ok()) {
+    job->cancelled = true;
+    if (status.code() != Code::kCancelled) {
+      log_warn("prefill", "request " + std::to_string(job->identity.request_id) +
+                              " failed: " + status.to_string());
+      proto::Plan plan;
+      plan.set_request_id(job->identity.request_id);
+      plan.set_transfer_id(transfer_id);
+      plan.set_attempt(job->attempt);
+      parts_.reply(cluster::failed_envelope(plan, status));
+    }
+  }
+  job.reset();
+  parts_.thread->post([] {});  // memory came free: something may be waiting for it
+}
+
+proto::BeatReply PrefillEngine::load() const {
+  proto::BeatReply reply;
+  std::uint64_t tokens = 0;
+  for (const auto& [id, job] : jobs_) tokens += job->ids.size();
+  reply.set_queued(static_cast<std::uint32_t>(jobs_.size()));
+  reply.set_queued_tokens(tokens);
+  reply.set_pool_free_bytes(parts_.pool->usage().free);
+  return reply;
+}
+
+// ---- engine thread ----
+
+bool PrefillEngine::step() {
+  drop_cancelled();
+  admit();
+  std::vector<JobPtr> batch;
+  std::vector<std::uint32_t> counts;
+  std::uint32_t budget = config_.chunk_tokens;
+  for (const JobPtr& job : engine_->running) {
+    if (budget == 0) break;
+    const std::uint32_t left = job->identity.tokens - job->sequence->kv().length;
+    counts.push_back(std::min(left, budget));
+    batch.push_back(job);
+    budget -= counts.back();
+  }
+  if (batch.empty()) return false;
+  run_chunks(batch, counts);
+  return true;
+}
+
+void PrefillEngine::drop_cancelled() {
+  auto gone = [](const JobPtr& job) { return job->cancelled.load(); };
+  std::erase_if(engine_->waiting, gone);
+  std::erase_if(engine_->running, gone);
+}
+
+void PrefillEngine::admit() {
+  while (!engine_->waiting.empty()) {
+    const JobPtr& job = engine_->waiting.front();
+    auto sequence = codec::PooledSequence::create(*parts_.pool, job->identity.codec,
+                                                  job->identity.geometry, job->identity.tokens);
+    if (!sequence.ok()) {
+      // Memory comes back as earlier transfers are acknowledged, which posts and so wakes the
+      // engine. make_job has seen that the pool as a whole suffices.
+      return;
+    }
+    job->sequence = std::move(*sequence);
+    job->timings.queue_ns = parts_.timers->now_ns() - job->received_ns;
+    queue_seconds_.observe(static_cast<double>(job->timings.queue_ns) * 1e-9);
+    engine_->running.push_back(job);
+    engine_->waiting.pop_front();
+  }
+}
+
+void PrefillEngine::run_chunks(const std::vector<JobPtr>& batch,
+                               const std::vector<std::uint32_t>& counts) {
+  std::vector<model::SequenceChunk> chunks;
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    codec::SequenceKv& kv = batch[i]->sequence->kv();
+    const bool last = kv.length + counts[i] == batch[i]->identity.tokens;
+    chunks.push_back(
+        {&kv, std::span(batch[i]->ids).subspan(kv.length, counts[i]),
+         last ? model::SequenceChunk::Logits::kLast : model::SequenceChunk::Logits::kNone});
+  }
+  const std::uint64_t begin_ns = monotonic_ns();
+  const Status status = parts_.model->forward(
+      chunks, engine_->logits,
+      [&](std::size_t chunk, std::uint32_t layer, std::uint32_t first, std::uint32_t last) {
+        push_tiles(batch[chunk], layer, first, last);
+      });
+  const std::uint64_t elapsed_ns = monotonic_ns() - begin_ns;
+  if (!status.ok()) {
+    for (const JobPtr& job : batch) fail(job, status);
+    return;
+  }
+  const std::uint64_t encode_ns = parts_.model->last_step().encode_ns;
+  encode_seconds_.add(static_cast<double>(encode_ns) * 1e-9);
+  std::uint32_t rows = 0, row_of_logits = 0;
+  for (const std::uint32_t count : counts) rows += count;
+  prompt_tokens_.add(rows);
+  const std::size_t vocab = parts_.model->config().vocab;
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    const JobPtr& job = batch[i];
+    // A prompt is charged its share of a step that it had with others.
+    job->timings.prefill_ns += elapsed_ns * counts[i] / rows;
+    job->timings.encode_ns += encode_ns * counts[i] / rows;
+    if (job->sequence->kv().length < job->identity.tokens) continue;
+    const std::span<const float> logits(engine_->logits.data() + vocab * row_of_logits++, vocab);
+    const Status pushed = push_open_tile(job);
+    if (pushed.ok()) {
+      commit(job, logits);
+    } else {
+      fail(job, pushed);
+    }
+  }
+}
+
+void PrefillEngine::push_tiles(const JobPtr& job, std::uint32_t layer, std::uint32_t first,
+                               std::uint32_t last) {
+  std::vector<std::span<const std::byte>> segments;
+  for (std::uint32_t tile = first; tile < last; ++tile) {
+    segments.push_back(job->sequence->kv().segment(layer, tile));
+  }
+  parts_.reactor([this, job, layer, first, segments = std::move(segments)]() mutable {
+    if (job->cancelled) return;
+    parts_.sender->push(job->identity.transfer_id, layer, first, std::move(segments));
+  });
+}
+
+Status PrefillEngine::push_open_tile(const JobPtr& job) {
+  codec::SequenceKv& kv = job->sequence->kv();
+  const std::uint32_t tile = kv.length / codec::kTileTokens;
+  const std::uint32_t tokens = kv.length % codec::kTileTokens;
+  job->sequence->mark_resident(tile);
+  if (tokens == 0) return ok_status();
+  for (std::uint32_t layer = 0; layer < kv.geometry.layers; ++layer) {
+    const std::span<std::byte> segment = job->sequence->open_segment(layer, tile, tokens);
+    KVF_RETURN_IF_ERROR(
+        kv.codec->encode(kv.geometry, layer, tile, tokens, kv.open_tile(layer), segment));
+    parts_.reactor([this, job, layer, tile, segment] {
+      if (job->cancelled) return;
+      parts_.sender->push(job->identity.transfer_id, layer, tile, {segment});
+    });
+  }
+  return ok_status();
+}
+
+void PrefillEngine::commit(const JobPtr& job, std::span<const float> logits) {
+  transport::FirstToken first;
+  first.id = model::sample(logits, job->sampling, job->identity.tokens);
+  first.logprob = model::logprob(logits, first.id);
+  prefill_seconds_.observe(static_cast<double>(job->timings.prefill_ns) * 1e-9);
+  std::erase(engine_->running, job);
+  parts_.reactor([this, job, first, timings = job->timings] {
+    if (job->cancelled) return;
+    parts_.sender->commit(job->identity.transfer_id, {first}, timings);
+  });
+}
+
+void PrefillEngine::fail(const JobPtr& job, const Status& status) {
+  std::erase(engine_->running, job);
+  parts_.reactor([this, job, status] {
+    if (job->cancelled) return;
+    // The sender's `failed` follows and carries this status to the gateway.
+    parts_.sender->cancel(job->identity.transfer_id, status);
+  });
+}
+
+}  // namespace kvferry::prefill
