@@ -1,0 +1,21 @@
+#include "kernels/cpu/dense_attention.h"
+#include "kernels/cpu/dense_rows.h"
+#include "kernels/cpu/dense_tables.h"
+
+namespace kvferry::kernels {
+
+const DenseKernels kDenseAvx512 = {
+    .rms_norm = rms_norm,
+    .rope = rope,
+    .silu_mul = silu_mul,
+    .add = add_to,
+    .to_bf16 = to_bf16,
+    .from_bf16 = from_bf16,
+    .hadamard = hadamard,
+    .attend_dense_bf16 = attend_bf16,
+    .attend_dense_f32 = attend_f32,
+    .merge_states = merge_states,
+    .normalize = normalize,
+};
+
+}  // namespace kvferry::kernels
