@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <utility>
 
 namespace boost::asio {
 class io_context;
@@ -25,8 +27,12 @@ class Timers {
   virtual std::uint64_t now_ns() const = 0;
   // Runs `callback` once, at or after at_ns, never inside this call.
   virtual Id at(std::uint64_t at_ns, std::function<void()> callback) = 0;
+  // A delay too long to count means never.
   Id after(std::uint64_t delay_ns, std::function<void()> callback) {
-    return at(now_ns() + delay_ns, std::move(callback));
+    const std::uint64_t now = now_ns();
+    const bool wraps = delay_ns > std::numeric_limits<std::uint64_t>::max() - now;
+    return at(wraps ? std::numeric_limits<std::uint64_t>::max() : now + delay_ns,
+              std::move(callback));
   }
   // The callback will not run. Ids that ran or were cancelled are ignored.
   virtual void cancel(Id id) = 0;
