@@ -9,3 +9,4 @@
 #include "base/log.h"            // IWYU pragma: export
 #include "base/metrics.h"        // IWYU pragma: export
 #include "base/status.h"         // IWYU pragma: export
+#include "base/yaml_config.h"    // IWYU pragma: export
