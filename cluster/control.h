@@ -1,10 +1,10 @@
 // Control plane: length-prefixed protobuf Envelopes over TCP. A frame is a 4-byte little-endian
 // length (1..kMaxMessageBytes) and that many bytes of kvferry.proto.Envelope, version 1.
-// Workers listen, gateways connect; hello first, then beats every second both ways; three missed and
-// the connection counts as dead.
+// Workers listen, gateways connect; hello first, then beats every second both ways; three missed
+// and the connection counts as dead.
 //
-// Thread contract: the reactor's thread only; callbacks too. Sending never blocks: a connection whose
-// send queue exceeds kMaxQueuedBytes is closed.
+// Thread contract: the reactor's thread only; callbacks too. Sending never blocks: a connection
+// whose send queue exceeds kMaxQueuedBytes is closed.
 #pragma once
 
 #include <cstdint>
@@ -46,8 +46,8 @@ class ControlConnection {
 
 // ---- worker's side ----
 struct ControlServerHandlers {
-  std::function<proto::HelloReply()> hello;        // who I am
-  std::function<proto::BeatReply()> beat;          // how loaded I am (sequence is filled in)
+  std::function<proto::HelloReply()> hello;  // who I am
+  std::function<proto::BeatReply()> beat;    // how loaded I am (sequence is filled in)
   std::function<void(const std::shared_ptr<ControlConnection>&, const proto::Envelope&)> message;
   // The gateway is gone: its requests have nobody to answer to.
   std::function<void(const std::shared_ptr<ControlConnection>&, const Status&)> closed;
@@ -66,10 +66,10 @@ Result<std::unique_ptr<ControlServer>> listen_control(boost::asio::io_context& i
 
 // ---- gateway's side ----
 struct ControlClientHandlers {
-  std::function<void(const proto::HelloReply&)> up;    // connected and hello answered
+  std::function<void(const proto::HelloReply&)> up;  // connected and hello answered
   std::function<void(const proto::BeatReply&)> beat;
   std::function<void(const proto::Envelope&)> message;
-  std::function<void(const Status&)> down;             // after up; reconnecting goes on by itself
+  std::function<void(const Status&)> down;  // after up; reconnecting goes on by itself
 };
 // Keeps a connection to host:port, reconnecting (100 ms to 1 s back-off) until destroyed.
 class ControlClient {
