@@ -1,0 +1,26 @@
+# Fails when a translation unit compiled for AVX2 or AVX-512 exports code, or anything weak: the
+# linker would be free to give it to callers on a CPU without that instruction set.
+# cmake -DNM=<nm> -DARCHIVE=<libkvferry_kernels.a> -P check_symbols.cmake
+execute_process(COMMAND ${NM} -C --defined-only ${ARCHIVE} OUTPUT_VARIABLE listing
+                COMMAND_ERROR_IS_FATAL ANY)
+string(REPLACE ";" "," listing "${listing}")
+string(REPLACE "\n" ";" lines "${listing}")
+set(member "")
+set(members_checked 0)
+set(leaks "")
+foreach(line IN LISTS lines)
+  if(line MATCHES "^(.*\\.o):$")
+    set(member "${CMAKE_MATCH_1}")
+    if(member MATCHES "_(avx2|avx512)\\.cpp\\.o$")
+      math(EXPR members_checked "${members_checked} + 1")
+    endif()
+  elseif(member MATCHES "_(avx2|avx512)\\.cpp\\.o$" AND line MATCHES "^[0-9a-f]+ [TWVuwvi] ")
+    string(APPEND leaks "${member}: ${line}\n")
+  endif()
+endforeach()
+if(members_checked LESS 2)
+  message(FATAL_ERROR "found ${members_checked} translation units to check in ${ARCHIVE}")
+endif()
+if(leaks)
+  message(FATAL_ERROR "symbols that the linker could give to other code:\n${leaks}")
+endif()
