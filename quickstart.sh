@@ -41,7 +41,7 @@ stop_cluster() {
   # It stops its workers one after the other; a second signal makes it kill them.
   while kill -0 "$pid" 2>/dev/null; do
     waited=$((waited + 1))
-    if [ "$waited" -eq 100 ]; then kill -TERM "$pid" 2>/dev/null || true; fi
+    if [ "$waited" -eq 120 ]; then kill -TERM "$pid" 2>/dev/null || true; fi
     if [ "$waited" -ge 200 ]; then kill -KILL "$pid" 2>/dev/null || true; fi
     sleep 0.1
   done
@@ -130,7 +130,7 @@ start_cluster
 note "ready on http://127.0.0.1:$port; log: $log"
 
 say "asking the bundled model"
-"$program" demo --url "http://127.0.0.1:$port" --model "$model"
+"$program" demo --url "http://127.0.0.1:$port"
 
 if [ "$serve" = 1 ]; then
   say "serving until Ctrl-C; ask it with"
