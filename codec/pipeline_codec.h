@@ -1,0 +1,50 @@
+// The codec made of domain stages and one storage stage. Segments, headers and checks are here;
+// what a closed tile's bytes mean is the storage stage's.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "codec/codec.h"
+#include "codec/segment.h"
+#include "codec/stage.h"
+
+namespace kvferry::codec {
+
+class PipelineCodec final : public Codec {
+ public:
+  PipelineCodec(std::vector<std::shared_ptr<const DomainStage>> domain,
+                std::shared_ptr<const StorageStage> storage);
+
+  Status supports(const KvGeometry& geometry) const override;
+  void to_domain_q(float* x, std::size_t heads, std::size_t head_dim) const override;
+  void to_domain_k(float* x, std::size_t heads, std::size_t head_dim) const override;
+  void to_domain_v(float* x, std::size_t heads, std::size_t head_dim) const override;
+  void from_domain_o(float* x, std::size_t heads, std::size_t head_dim) const override;
+  std::size_t segment_bytes(const KvGeometry& geometry, std::uint32_t tile,
+                            std::uint32_t tokens) const override;
+  Status encode(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                std::uint32_t tokens, const OpenTile& input,
+                std::span<std::byte> out) const override;
+  Status validate(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                  std::uint32_t tokens, std::span<const std::byte> segment) const override;
+  void attend(const KvGeometry& geometry, std::span<const std::byte> segment, std::uint32_t kv_head,
+              const QueryRows& queries, kernels::AttentionStates states) const override;
+  void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
+                   std::uint32_t kv_head, float* k, float* v) const override;
+  void load_open(const KvGeometry& geometry, std::span<const std::byte> segment,
+                 const OpenTile& out) const override;
+
+  const StorageStage& storage() const { return *storage_; }
+
+ private:
+  std::size_t head_bytes(const KvGeometry& geometry, std::uint32_t tile,
+                         std::uint32_t tokens) const;
+  SegmentHeader header(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                       std::uint32_t tokens) const;
+
+  std::vector<std::shared_ptr<const DomainStage>> domain_;
+  std::shared_ptr<const StorageStage> storage_;
+};
+
+}  // namespace kvferry::codec

@@ -1,0 +1,65 @@
+// The text of a codec: a pipeline of stages, parsed but not yet understood.
+//   spec      = stage { "|" stage }
+//   stage     = name [ "(" [ argument { "," argument } ] ")" ]
+//   argument  = [ key "=" ] value
+//   name, key = a letter or "_", then letters, digits, "_"
+//   value     = one or more of letters, digits and "_.-+/"
+// Blanks may stand between any two of these. At most kMaxSpecBytes. Positions count characters
+// from 1. docs/codecs.md describes the stages.
+//
+// Thread contract: values and pure functions. Errors: kInvalidArgument, "codec spec, character P:
+// what was expected".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+
+namespace kvferry::codec {
+
+inline constexpr std::size_t kMaxSpecBytes = 4096;
+
+struct SpecArgument {
+  std::string key;  // empty for a bare value
+  std::string value;
+  std::size_t position = 0;  // of the key, or of a bare value
+  std::size_t value_position = 0;
+};
+
+struct SpecStage {
+  std::string name;
+  std::size_t position = 0;
+  std::vector<SpecArgument> arguments;
+};
+
+Result<std::vector<SpecStage>> parse_spec(std::string_view text);
+
+// "codec spec, character 12: expected ...".
+Status spec_error(std::size_t position, std::string_view expected);
+
+// Reads the arguments of one stage by key, each at most once, and says where and what a wrong one
+// is. Not copied; the stage must outlive it.
+class SpecArguments {
+ public:
+  explicit SpecArguments(const SpecStage& stage) : stage_(stage) {}
+
+  // Every argument must have a key out of `keys`, and none twice.
+  Status check_keys(std::initializer_list<std::string_view> keys) const;
+  // The value of `key` as an integer out of `allowed`, or `fallback` when it is not given.
+  Result<std::uint32_t> integer(std::string_view key, std::initializer_list<std::uint32_t> allowed,
+                                std::uint32_t fallback) const;
+  // The index of the value of `key` in `allowed`, or `fallback` when it is not given.
+  Result<std::size_t> word(std::string_view key, std::initializer_list<std::string_view> allowed,
+                           std::size_t fallback) const;
+
+ private:
+  const SpecArgument* find(std::string_view key) const;
+  const SpecStage& stage_;
+};
+
+}  // namespace kvferry::codec

@@ -1,0 +1,17 @@
+// The makers of all stages: one a file, entered in registry.cpp.
+#pragma once
+
+#include <memory>
+
+#include "codec/stage.h"
+
+namespace kvferry::codec {
+
+Result<Stage> make_raw_stage(const SpecStage& spec);
+Result<Stage> make_hack_stage(const SpecStage& spec);
+Result<Stage> make_hadamard_stage(const SpecStage& spec);
+
+// f32 as computed; no spec names it.
+std::shared_ptr<const StorageStage> make_exact_storage();
+
+}  // namespace kvferry::codec

@@ -1,0 +1,37 @@
+// What the scalar and the AVX-512 kernels of hack share. Plain data and declarations only: a header
+// that a file compiled for AVX-512 includes must not define functions the linker could pick for
+// everybody.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/hack_kernels.h"
+
+namespace kvferry::kernels {
+
+// search: the shrink factors of half the range about its centre, tried in this order; the first
+// of equals wins. Chosen on Gaussian and Laplacian columns of 64 (docs/codecs.md).
+inline constexpr int kHackShrinks = 9;
+inline constexpr float kHackShrink[kHackShrinks] = {1.0f,    0.9375f, 0.875f,  0.8125f, 0.75f,
+                                                    0.6875f, 0.625f,  0.5625f, 0.5f};
+
+// Below this, the largest |q~| of a group (or p~) counts as zero: 127 / max and 255 / max must be
+// finite. It leaves out less than 64 * 255 * 2^-118 of a score.
+inline constexpr float kHackTiny = 0x1p-118f;
+
+// A row whose sums could pass this is computed by hack_attend_row_exact.
+inline constexpr float kHackHuge = 1e37f;
+
+// The largest sums of products: 64 * 127 * 255 of q' and codes, 64 * 255 * 255 of p' and codes.
+inline constexpr float kHackMaxKDot = 64.0f * 127.0f * 255.0f;
+inline constexpr float kHackMaxVDot = 64.0f * 255.0f * 255.0f;
+
+// Attends one row in double precision over what the codes mean, for rows whose f32 sums would
+// overflow. row indexes states; q is that row. Saturates what leaves f32.
+void hack_attend_row_exact(const HackPlanes& planes, const float* q, AttentionStates states,
+                           std::uint32_t row);
+
+extern const HackKernels kHackScalar;
+extern const HackKernels kHackAvx512;
+
+}  // namespace kvferry::kernels
