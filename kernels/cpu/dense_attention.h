@@ -99,7 +99,7 @@ KVFERRY_INLINE RowSum softmax(float* scores, std::uint32_t visible, std::size_t 
     }
   }
   const float maximum = reduce_max(highest);
-  // Every score is -infinity: nothing is seen, and -inf - -inf must not be taken.
+  // No score above -infinity: nothing is seen, and the caller leaves the row's state alone.
   if (maximum == kMinusInfinity) return {maximum, 0.0f};
   const V base = broadcast(maximum);
   for (std::size_t t = 0; t < tokens; t += 16) {

@@ -195,24 +195,39 @@ TEST_P(DenseAttention, RowsThatSeeNothingKeepTheirState) {
   }
 }
 
+// A state whose sums so far are -0: only there can the sign of a tile's zero sum be seen.
+States negative_zeros(std::size_t rows, std::size_t head_dim) {
+  States states(rows, head_dim);
+  states.m.assign(rows, 0.0f);
+  states.l.assign(rows, 1.0f);
+  states.o.assign(rows * head_dim, -0.0f);
+  return states;
+}
+
+// Values of which every fifth channel sums to -0 for rows that see few tokens (tiny negative
+// products underflow, then come products with -0), while tokens further on are positive.
+TileData tile_with_vanishing_sums(std::size_t head_dim) {
+  TileData tile(head_dim, 90, 12.0f);
+  for (std::size_t d = 0; d < head_dim; d += 5) {
+    for (std::size_t t = 0; t < kTileTokens; ++t) {
+      tile.v[t * head_dim + d] = t < 4 ? 0x8001 : t < 40 ? 0x8000 : 0x3f80;
+    }
+  }
+  return tile;
+}
+
 // A row alone, and the same row among 1..70 others that see other numbers of tokens, has one
-// answer; so have values so small and so mixed in sign that sums of products underflow to zero.
+// answer.
 TEST_P(DenseAttention, RowsDoNotDependOnTheirNeighbours) {
   for (std::size_t head_dim : {40, 64, 128}) {
-    TileData tile(head_dim, 90);
-    for (std::size_t i = 0; i < tile.v.size(); i += 3) {
-      tile.v[i] = static_cast<std::uint16_t>(i % 2 == 0 ? 0x8001 : 0x0001);  // -+ 9e-41
-    }
-    for (std::size_t d = 0; d < head_dim; d += 5) {
-      for (std::size_t t = 0; t < kTileTokens; ++t) tile.v[t * head_dim + d] = 0x8001;
-    }
+    const TileData tile = tile_with_vanishing_sums(head_dim);
     std::mt19937 engine(91);
     const std::vector<float> q = queries(70, head_dim, 92);
     std::vector<std::uint32_t> visible(70);
     for (std::uint32_t& tokens : visible) tokens = engine() % 65;
     States alone(70, head_dim);
     for (std::size_t row = 0; row < 70; ++row) {
-      States one(1, head_dim);
+      States one = negative_zeros(1, head_dim);
       kernels().attend_dense_bf16(q.data() + row * head_dim, tile.k.data(), tile.v.data(),
                                   visible.data() + row, one.view());
       alone.m[row] = one.m[0];
@@ -221,7 +236,7 @@ TEST_P(DenseAttention, RowsDoNotDependOnTheirNeighbours) {
     }
     for (std::size_t rows = 1; rows <= 70; ++rows) {
       const std::size_t first = engine() % (71 - rows);
-      States together(rows, head_dim);
+      States together = negative_zeros(rows, head_dim);
       kernels().attend_dense_bf16(q.data() + first * head_dim, tile.k.data(), tile.v.data(),
                                   visible.data() + first, together.view());
       const std::span<const float> m(alone.m.data() + first, rows);
