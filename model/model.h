@@ -20,6 +20,7 @@
 #include "base/status.h"
 #include "codec/codec.h"
 #include "codec/sequence_kv.h"
+#include "model/sampling.h"
 
 namespace kvferry::model {
 
@@ -78,7 +79,7 @@ class Model {
 
 struct LoadOptions {
   Compute compute = Compute::kAuto;
-  ComputePool* pool = nullptr;  // not owned; outlives the model
+  ComputePool* pool = nullptr;                    // not owned; outlives the model
   std::function<void(double fraction)> progress;  // called now and then while loading
 };
 

@@ -1,0 +1,190 @@
+#include "model/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/dense_kernels.h"
+
+namespace kvferry::model {
+
+using codec::kTileTokens;
+
+namespace {
+
+void reset(kernels::AttentionStates states) {
+  std::fill_n(states.m, states.rows, -std::numeric_limits<float>::infinity());
+  std::fill_n(states.l, states.rows, 0.0f);
+  std::fill_n(states.o, std::size_t{states.rows} * states.head_dim, 0.0f);
+}
+
+}  // namespace
+
+struct Attention::Call {
+  const StepKv& step;
+  std::uint32_t layer;
+  const float* q;
+  std::size_t q_stride;
+  Compute type;
+  std::byte* out;
+};
+
+void Attention::States::resize(std::size_t rows, std::size_t head_dim) {
+  m.resize(std::max(m.size(), rows));
+  l.resize(std::max(l.size(), rows));
+  o.resize(std::max(o.size(), rows * head_dim));
+}
+
+kernels::AttentionStates Attention::States::view(std::size_t row0, std::uint32_t rows,
+                                                 std::uint32_t head_dim) {
+  return {m.data() + row0, l.data() + row0, o.data() + row0 * head_dim, rows, head_dim};
+}
+
+Attention::Attention(const ModelConfig& config, ComputePool& pool)
+    : q_heads_(config.q_heads),
+      kv_heads_(config.kv_heads),
+      head_dim_(config.head_dim),
+      group_(config.q_heads / config.kv_heads),
+      pool_(pool),
+      scratch_(pool.threads()) {
+  const std::size_t rows = std::max(kBlockRows, group_);
+  for (auto& scratch : scratch_) {
+    scratch.q.resize(rows * head_dim_);
+    scratch.visible.resize(rows);
+    scratch.cell.resize(rows, head_dim_);
+    scratch.total.resize(rows, head_dim_);
+  }
+}
+
+void Attention::plan(const StepKv& step) {
+  tasks_.clear();
+  const std::uint32_t block_tokens = std::max(1u, kBlockRows / group_);
+  std::size_t partials = 0;
+  std::uint32_t most_tokens = 1;
+  for (const auto& part : step.parts()) {
+    for (std::uint32_t token = 0; token < part.rows;) {
+      const std::uint32_t tile = (part.start + token) / kTileTokens;
+      const std::uint32_t tile_end = std::min(part.rows, (tile + 1) * kTileTokens - part.start);
+      const std::uint32_t tokens = std::min(block_tokens, tile_end - token);
+      const std::uint32_t cells = tile / kCellTiles + 1;
+      for (std::uint32_t head = 0; head < kv_heads_; ++head) {
+        tasks_.push_back({&part, tile, token, tokens, head, cells, partials});
+        partials += cells;
+      }
+      most_tokens = std::max(most_tokens, tokens);
+      token += tokens;
+    }
+  }
+  // The longest walk last to start would leave threads idle at the end.
+  std::stable_sort(tasks_.begin(), tasks_.end(),
+                   [](const Task& a, const Task& b) { return a.tile > b.tile; });
+  const auto threads = static_cast<std::size_t>(pool_.threads());
+  split_ = threads > 1 && tasks_.size() < 2 * threads && partials > tasks_.size();
+  partial_rows_ = std::size_t{most_tokens} * group_;
+  if (split_) partial_.resize(partials * partial_rows_, head_dim_);
+}
+
+void Attention::run(const StepKv& step, std::uint32_t layer, const float* q, std::size_t q_stride,
+                    Compute type, std::byte* out) {
+  const Call call{step, layer, q, q_stride, type, out};
+  if (split_) {
+    run_split(call);
+  } else {
+    run_whole(call);
+  }
+}
+
+void Attention::run_whole(const Call& call) {
+  pool_.parallel_for(tasks_.size(), [&](std::size_t i, int worker) {
+    const Task& task = tasks_[i];
+    Scratch& scratch = scratch_[worker];
+    gather_queries(call, task, scratch);
+    const auto total = scratch.total.view(0, rows_of(task), head_dim_);
+    const auto state = scratch.cell.view(0, rows_of(task), head_dim_);
+    reset(total);
+    for (std::uint32_t cell = 0; cell < task.cells; ++cell) {
+      attend_cell(call, task, cell, scratch, state);
+      kernels::dense_kernels().merge_states(total, state);
+    }
+    finish(call, task, total, scratch.q.data());
+  });
+}
+
+void Attention::run_split(const Call& call) {
+  struct Piece {
+    std::uint32_t task, cell;
+  };
+  std::vector<Piece> pieces;
+  for (std::uint32_t i = 0; i < tasks_.size(); ++i) {
+    for (std::uint32_t cell = 0; cell < tasks_[i].cells; ++cell) pieces.push_back({i, cell});
+  }
+  const auto state_of = [&](const Task& task, std::uint32_t cell) {
+    return partial_.view((task.partial + cell) * partial_rows_, rows_of(task), head_dim_);
+  };
+  pool_.parallel_for(pieces.size(), [&](std::size_t i, int worker) {
+    const Task& task = tasks_[pieces[i].task];
+    gather_queries(call, task, scratch_[worker]);
+    attend_cell(call, task, pieces[i].cell, scratch_[worker], state_of(task, pieces[i].cell));
+  });
+  pool_.parallel_for(tasks_.size(), [&](std::size_t i, int worker) {
+    const Task& task = tasks_[i];
+    const auto total = scratch_[worker].total.view(0, rows_of(task), head_dim_);
+    reset(total);
+    for (std::uint32_t cell = 0; cell < task.cells; ++cell) {
+      kernels::dense_kernels().merge_states(total, state_of(task, cell));
+    }
+    finish(call, task, total, scratch_[worker].q.data());
+  });
+}
+
+// Rows in the order [token][query head of the group], scaled by 1/sqrt(head_dim).
+void Attention::gather_queries(const Call& call, const Task& task, Scratch& scratch) const {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
+  const std::size_t width = std::size_t{group_} * head_dim_;
+  for (std::uint32_t i = 0; i < task.tokens; ++i) {
+    const std::size_t row = task.part->row0 + task.token0 + i;
+    const float* from = call.q + row * call.q_stride + task.kv_head * width;
+    float* to = scratch.q.data() + i * width;
+    for (std::size_t j = 0; j < width; ++j) to[j] = from[j] * scale;
+    const std::uint32_t slot = (task.part->start + task.token0 + i) % kTileTokens;
+    std::fill_n(scratch.visible.data() + std::size_t{i} * group_, group_, slot + 1);
+  }
+}
+
+void Attention::attend_cell(const Call& call, const Task& task, std::uint32_t cell,
+                            Scratch& scratch, kernels::AttentionStates states) const {
+  const codec::SequenceKv& kv = *task.part->kv;
+  const codec::QueryRows queries{scratch.q.data(), rows_of(task)};
+  reset(states);
+  const std::uint32_t first = cell * kCellTiles;
+  const std::uint32_t last = std::min(first + kCellTiles, task.tile);
+  for (std::uint32_t tile = first; tile < last; ++tile) {
+    kv.codec->attend(kv.geometry, kv.segment(call.layer, tile), task.kv_head, queries, states);
+  }
+  if (task.tile / kCellTiles == cell) {
+    codec::attend_open(kv.geometry, kv.codec->traits().open_dtype,
+                       call.step.dense_tile(*task.part, call.layer, task.tile), task.kv_head,
+                       queries, scratch.visible.data(), states);
+  }
+}
+
+void Attention::finish(const Call& call, const Task& task, kernels::AttentionStates total,
+                       float* o) const {
+  kernels::dense_kernels().normalize(total, o);
+  task.part->kv->codec->from_domain_o(o, total.rows, head_dim_);
+  const std::size_t width = std::size_t{group_} * head_dim_;
+  const std::size_t stride = std::size_t{q_heads_} * head_dim_;
+  for (std::uint32_t i = 0; i < task.tokens; ++i) {
+    const std::size_t row = task.part->row0 + task.token0 + i;
+    const std::size_t at = row * stride + task.kv_head * width;
+    if (call.type == Compute::kBf16) {
+      kernels::dense_kernels().to_bf16(o + i * width, width,
+                                       reinterpret_cast<std::uint16_t*>(call.out) + at);
+    } else {
+      std::memcpy(call.out + at * 4, o + i * width, width * 4);
+    }
+  }
+}
+
+}  // namespace kvferry::model

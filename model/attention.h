@@ -1,0 +1,77 @@
+// Attention of a step's rows over their sequences' KV.
+//
+// A row at position t attends to the closed tiles before its own as encoded, and to its own tile
+// dense, up to and including itself. The order of merging is fixed by the position alone: the
+// sequence is walked on a grid of kCellTiles tiles; inside a cell a fresh state gets the tiles in
+// token order, and the cells' states are merged in order. Cells are the only place where one row's
+// work is split between threads, so the thread count changes no bit.
+//
+// Never holds more than kBlockRows query rows and one tile at a time: no [tokens, tokens] matrix.
+//
+// Thread contract: engine thread; work is spread over the pool.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/compute_pool.h"
+#include "kernels/attention_state.h"
+#include "model/model.h"
+#include "model/step_kv.h"
+
+namespace kvferry::model {
+
+inline constexpr std::uint32_t kCellTiles = 16;   // 1,024 tokens
+inline constexpr std::uint32_t kBlockRows = 256;  // query rows of a task: states stay in L2
+
+class Attention {
+ public:
+  Attention(const ModelConfig& config, ComputePool& pool);
+
+  // Lays out the tasks of a step; valid for all its layers.
+  void plan(const StepKv& step);
+
+  // q: rows of `q_stride` floats, the first q_heads * head_dim of each being the query in the
+  // codec's domain, not yet scaled. out: [rows][q_heads * head_dim] in `type`, padding untouched.
+  void run(const StepKv& step, std::uint32_t layer, const float* q, std::size_t q_stride,
+           Compute type, std::byte* out);
+
+ private:
+  // Queries of all q heads of one KV head, of `tokens` tokens of one tile.
+  struct Task {
+    const StepPart* part;
+    std::uint32_t tile, token0, tokens, kv_head;  // token0: row in the part
+    std::uint32_t cells;
+    std::size_t partial;  // index of its first partial state when cells are split
+  };
+  struct States {  // owned storage of AttentionStates
+    std::vector<float> m, l, o;
+    void resize(std::size_t rows, std::size_t head_dim);
+    kernels::AttentionStates view(std::size_t row0, std::uint32_t rows, std::uint32_t head_dim);
+  };
+  struct Scratch {
+    std::vector<float> q;
+    std::vector<std::uint32_t> visible;
+    States cell, total;
+  };
+  struct Call;  // the arguments of run()
+
+  std::uint32_t rows_of(const Task& task) const { return task.tokens * group_; }
+  void gather_queries(const Call& call, const Task& task, Scratch& scratch) const;
+  void attend_cell(const Call& call, const Task& task, std::uint32_t cell, Scratch& scratch,
+                   kernels::AttentionStates states) const;
+  void finish(const Call& call, const Task& task, kernels::AttentionStates total, float* o) const;
+  void run_whole(const Call& call);
+  void run_split(const Call& call);
+
+  const std::uint32_t q_heads_, kv_heads_, head_dim_, group_;
+  ComputePool& pool_;
+  std::vector<Task> tasks_;
+  bool split_ = false;
+  std::vector<Scratch> scratch_;  // one for each worker
+  States partial_;                // [task, cell][kBlockRows or group] when split
+  std::size_t partial_rows_ = 0;
+};
+
+}  // namespace kvferry::model

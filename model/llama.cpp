@@ -1,0 +1,333 @@
+#include "model/llama.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "base/clock.h"
+#include "kernels/dense_kernels.h"
+
+namespace kvferry::model {
+namespace {
+
+using codec::kTileTokens;
+
+constexpr std::uint32_t kRowsOfTask = 8;  // rows of a row-wise task; fewer run on the caller alone
+
+// Adds the time from construction to destruction to a counter.
+class Stopwatch {
+ public:
+  explicit Stopwatch(std::uint64_t& total_ns) : total_ns_(total_ns), start_ns_(monotonic_ns()) {}
+  ~Stopwatch() { total_ns_ += monotonic_ns() - start_ns_; }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  std::uint64_t& total_ns_;
+  const std::uint64_t start_ns_;
+};
+
+std::size_t logit_rows(const SequenceChunk& chunk) {
+  switch (chunk.logits) {
+    case SequenceChunk::Logits::kNone:
+      return 0;
+    case SequenceChunk::Logits::kLast:
+      return 1;
+    case SequenceChunk::Logits::kAll:
+      return chunk.ids.size();
+  }
+  return 0;
+}
+
+}  // namespace
+
+LlamaModel::LlamaModel(ModelConfig config, Compute compute, ComputePool& pool, LlamaWeights weights,
+                       std::uint64_t fingerprint, std::uint64_t numerics_class)
+    : config_(std::move(config)),
+      compute_(compute),
+      pool_(pool),
+      weights_(std::move(weights)),
+      fingerprint_(fingerprint),
+      numerics_class_(numerics_class),
+      row_scratch_(pool.threads()),
+      gemm_scratch_(pool.threads()),
+      attention_(config_, pool) {
+  const std::size_t q = std::size_t{config_.q_heads} * config_.head_dim;
+  const std::size_t kv = std::size_t{config_.kv_heads} * config_.head_dim;
+  const std::size_t rows = kStepRows, bytes = element_bytes();
+  x_.resize(rows * config_.hidden);
+  normed_.resize(rows * config_.hidden * bytes);
+  qkv_.resize(rows * (q + 2 * kv));
+  attended_.resize(rows * q * bytes);
+  activated_.resize(rows * config_.intermediate * bytes);
+  cos_.resize(rows * config_.head_dim / 2);
+  sin_.resize(cos_.size());
+  for (auto& row : row_scratch_) row.resize(std::max(config_.hidden, config_.intermediate));
+  for (auto& scratch : gemm_scratch_) {
+    weights_.head->reserve(scratch);
+    for (const auto& layer : weights_.layers) {
+      for (const auto* linear : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
+        (*linear)->reserve(scratch);
+      }
+    }
+  }
+}
+
+Status LlamaModel::check(std::span<const SequenceChunk> chunks) const {
+  std::set<const codec::SequenceKv*> seen;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const auto& [kv, ids, logits] = chunks[i];
+    const std::string where = "chunk " + std::to_string(i) + ": ";
+    if (kv == nullptr || kv->codec == nullptr || kv->open == nullptr || ids.empty()) {
+      return invalid_argument(where + "it has no sequence, no memory or no tokens");
+    }
+    if (!seen.insert(kv).second) return invalid_argument(where + "its sequence comes twice");
+    if (!(kv->geometry == config_.kv_geometry())) {
+      return invalid_argument(where + "its KV has another geometry than the model");
+    }
+    if (ids.size() > config_.context || kv->length > config_.context - ids.size()) {
+      return invalid_argument(where + std::to_string(kv->length + ids.size()) +
+                              " tokens exceed the model's context of " +
+                              std::to_string(config_.context));
+    }
+    const std::size_t closed = (kv->length + ids.size()) / kTileTokens;
+    const bool short_of_blocks =
+        kv->blocks.size() < closed || std::find(kv->blocks.begin(), kv->blocks.begin() + closed,
+                                                nullptr) != kv->blocks.begin() + closed;
+    if (short_of_blocks) return invalid_argument(where + "its KV memory is too short");
+    for (auto id : ids) {
+      if (id < 0 || static_cast<std::uint32_t>(id) >= config_.vocab) {
+        return invalid_argument(where + "token id " + std::to_string(id) +
+                                " is outside the vocabulary of " + std::to_string(config_.vocab));
+      }
+    }
+  }
+  return ok_status();
+}
+
+Status LlamaModel::forward(std::span<const SequenceChunk> chunks, std::vector<float>& logits,
+                           const TilesClosed& tiles_closed) {
+  timings_ = {};
+  const Stopwatch total(timings_.total_ns);
+  KVF_RETURN_IF_ERROR(check(chunks));
+  std::size_t wanted = 0;
+  for (const auto& chunk : chunks) wanted += logit_rows(chunk);
+  logits.resize(wanted * config_.vocab);
+
+  Piece piece;
+  std::size_t out = 0;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const SequenceChunk& chunk = chunks[i];
+    const std::size_t first_wanted = chunk.ids.size() - logit_rows(chunk);
+    const std::uint32_t start = chunk.kv->length;
+    for (std::size_t done = 0; done < chunk.ids.size();) {
+      const std::size_t room = kStepRows - piece.ids.size();
+      const std::size_t take = std::min(chunk.ids.size() - done, room);
+      StepPart part;
+      part.kv = chunk.kv;
+      part.chunk = i;
+      part.start = start + static_cast<std::uint32_t>(done);
+      part.rows = static_cast<std::uint32_t>(take);
+      piece.parts.push_back(part);
+      for (std::size_t end = done + take; done < end; ++done) {
+        const auto row = static_cast<std::uint32_t>(piece.ids.size());
+        if (done >= first_wanted) piece.head_rows.push_back({row, out++});
+        piece.ids.push_back(chunk.ids[done]);
+      }
+      if (piece.ids.size() < kStepRows) continue;
+      KVF_RETURN_IF_ERROR(run_piece(std::exchange(piece, {}), logits, tiles_closed));
+    }
+  }
+  if (piece.ids.empty()) return ok_status();
+  return run_piece(std::move(piece), logits, tiles_closed);
+}
+
+Status LlamaModel::run_piece(Piece piece, std::vector<float>& logits,
+                             const TilesClosed& tiles_closed) {
+  rows_ = static_cast<std::uint32_t>(piece.ids.size());
+  step_.begin_step(std::move(piece.parts));
+  attention_.plan(step_);
+  embed(piece.ids);
+  prepare_rope();
+  for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
+    KVF_RETURN_IF_ERROR(run_layer(layer, tiles_closed));
+  }
+  for (const auto& part : step_.parts()) part.kv->length = part.end();
+  head(piece.head_rows, logits);
+  return ok_status();
+}
+
+Status LlamaModel::run_layer(std::uint32_t layer, const TilesClosed& tiles_closed) {
+  const LayerWeights& weights = weights_.layers[layer];
+  norm_rows(x_.data(), weights.input_norm, rows_, normed_.data());
+  project_qkv(weights);
+  step_.begin_layer(layer);
+  rotate_and_store(layer);
+  {
+    const Stopwatch watch(timings_.encode_ns);
+    KVF_RETURN_IF_ERROR(step_.encode(pool_, layer));
+  }
+  {
+    const Stopwatch watch(timings_.attention_ns);
+    const std::size_t stride =
+        std::size_t{config_.q_heads + 2 * config_.kv_heads} * config_.head_dim;
+    attention_.run(step_, layer, qkv_.data(), stride, compute_, attended_.data());
+  }
+  step_.end_layer(layer);
+  if (tiles_closed) {
+    for (const auto& part : step_.parts()) {
+      if (part.first_tile() < part.closed_end()) {
+        tiles_closed(part.chunk, layer, part.first_tile(), part.closed_end());
+      }
+    }
+  }
+  add_product(*weights.o, attended_.data());
+  mlp(weights);
+  return ok_status();
+}
+
+void LlamaModel::for_rows(std::uint32_t rows,
+                          const std::function<void(std::uint32_t row, int worker)>& task) {
+  pool_.parallel_for((rows + kRowsOfTask - 1) / kRowsOfTask, [&](std::size_t i, int worker) {
+    const auto first = static_cast<std::uint32_t>(i) * kRowsOfTask;
+    for (std::uint32_t row = first; row < std::min(rows, first + kRowsOfTask); ++row) {
+      task(row, worker);
+    }
+  });
+}
+
+void LlamaModel::gemm(const Linear& linear, const std::byte* x, std::uint32_t rows,
+                      const Linear::Epilogue& epilogue) {
+  const Stopwatch watch(timings_.gemm_ns);
+  linear.run(pool_, x, rows, gemm_scratch_, epilogue);
+}
+
+void LlamaModel::round_row(const float* x, std::size_t n, std::byte* out) const {
+  if (compute_ == Compute::kBf16) {
+    kernels::dense_kernels().to_bf16(x, n, reinterpret_cast<std::uint16_t*>(out));
+  } else {
+    std::memcpy(out, x, n * sizeof(float));
+  }
+}
+
+void LlamaModel::embed(const std::vector<std::int32_t>& ids) {
+  const std::size_t n = config_.hidden;
+  for_rows(rows_, [&](std::uint32_t row, int) {
+    const std::byte* from = weights_.embedding.data() + ids[row] * n * element_bytes();
+    float* to = x_.data() + row * n;
+    if (compute_ == Compute::kBf16) {
+      kernels::dense_kernels().from_bf16(reinterpret_cast<const std::uint16_t*>(from), n, to);
+    } else {
+      std::memcpy(to, from, n * sizeof(float));
+    }
+  });
+}
+
+// Angle of pair i at position p: p * theta^(-2i / head_dim), in double, its cosine and sine rounded
+// to f32 once (Su et al. 2021, in the half-split form of Llama checkpoints).
+void LlamaModel::prepare_rope() {
+  const std::size_t half = config_.head_dim / 2;
+  std::vector<double> frequency(half);
+  for (std::size_t i = 0; i < half; ++i) {
+    frequency[i] = std::pow(static_cast<double>(config_.rope_theta),
+                            -2.0 * static_cast<double>(i) / config_.head_dim);
+  }
+  for (const auto& part : step_.parts()) {
+    for_rows(part.rows, [&](std::uint32_t row, int) {
+      const double position = part.start + row;
+      const std::size_t at = (part.row0 + row) * half;
+      for (std::size_t i = 0; i < half; ++i) {
+        cos_[at + i] = static_cast<float>(std::cos(position * frequency[i]));
+        sin_[at + i] = static_cast<float>(std::sin(position * frequency[i]));
+      }
+    });
+  }
+}
+
+void LlamaModel::norm_rows(const float* x, const std::vector<float>& weight, std::uint32_t rows,
+                           std::byte* out) {
+  const std::size_t n = config_.hidden;
+  for_rows(rows, [&](std::uint32_t row, int worker) {
+    float* scratch = row_scratch_[worker].data();
+    kernels::dense_kernels().rms_norm(x + row * n, weight.data(), config_.rms_eps, n, scratch);
+    round_row(scratch, n, out + row * n * element_bytes());
+  });
+}
+
+void LlamaModel::project_qkv(const LayerWeights& weights) {
+  const std::size_t stride = weights.qkv->out();
+  gemm(*weights.qkv, normed_.data(), rows_, [&](const PanelOutput& panel) {
+    for (std::uint32_t i = 0; i < panel.rows; ++i) {
+      std::memcpy(qkv_.data() + (panel.row0 + i) * stride + panel.column0,
+                  panel.y + std::size_t{i} * panel.columns, panel.columns * sizeof(float));
+    }
+  });
+}
+
+void LlamaModel::rotate_and_store(std::uint32_t layer) {
+  const auto& kernels = kernels::dense_kernels();
+  const std::size_t d = config_.head_dim, q_heads = config_.q_heads, kv_heads = config_.kv_heads;
+  const auto& parts = step_.parts();
+  for_rows(rows_, [&](std::uint32_t row, int) {
+    const auto part =
+        std::prev(std::upper_bound(parts.begin(), parts.end(), row,
+                                   [](std::uint32_t r, const StepPart& p) { return r < p.row0; }));
+    const codec::Codec& codec = *part->kv->codec;
+    float* q = qkv_.data() + row * (q_heads + 2 * kv_heads) * d;
+    float* k = q + q_heads * d;
+    float* v = k + kv_heads * d;
+    // q and k lie next to each other: one call rotates both.
+    kernels.rope(q, cos_.data() + row * d / 2, sin_.data() + row * d / 2, q_heads + kv_heads, d);
+    codec.to_domain_q(q, q_heads, d);
+    codec.to_domain_k(k, kv_heads, d);
+    codec.to_domain_v(v, kv_heads, d);
+    step_.write_row(*part, layer, row - part->row0, k, v);
+  });
+}
+
+void LlamaModel::add_product(const Linear& linear, const std::byte* input) {
+  const std::size_t n = config_.hidden;
+  gemm(linear, input, rows_, [&](const PanelOutput& panel) {
+    for (std::uint32_t i = 0; i < panel.rows; ++i) {
+      kernels::dense_kernels().add(panel.y + std::size_t{i} * panel.columns, panel.columns,
+                                   x_.data() + (panel.row0 + i) * n + panel.column0);
+    }
+  });
+}
+
+void LlamaModel::mlp(const LayerWeights& weights) {
+  const std::size_t n = config_.intermediate;
+  norm_rows(x_.data(), weights.post_norm, rows_, normed_.data());
+  gemm(*weights.gate_up, normed_.data(), rows_, [&](const PanelOutput& panel) {
+    const std::size_t half = panel.columns / 2;
+    for (std::uint32_t i = 0; i < panel.rows; ++i) {
+      float* gate = panel.y + std::size_t{i} * panel.columns;
+      kernels::dense_kernels().silu_mul(gate, gate + half, half, gate);
+      round_row(gate, half,
+                activated_.data() + ((panel.row0 + i) * n + panel.column0 / 2) * element_bytes());
+    }
+  });
+  add_product(*weights.down, activated_.data());
+}
+
+void LlamaModel::head(const std::vector<HeadRow>& rows, std::vector<float>& logits) {
+  if (rows.empty()) return;
+  const std::size_t n = config_.hidden;
+  // Rows move down only, and each is read before any later one is written.
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::memmove(x_.data() + i * n, x_.data() + rows[i].row * n, n * sizeof(float));
+  }
+  const auto count = static_cast<std::uint32_t>(rows.size());
+  norm_rows(x_.data(), weights_.final_norm, count, normed_.data());
+  gemm(*weights_.head, normed_.data(), count, [&](const PanelOutput& panel) {
+    for (std::uint32_t i = 0; i < panel.rows; ++i) {
+      std::memcpy(logits.data() + rows[panel.row0 + i].out * config_.vocab + panel.column0,
+                  panel.y + std::size_t{i} * panel.columns, panel.columns * sizeof(float));
+    }
+  });
+}
+
+}  // namespace kvferry::model

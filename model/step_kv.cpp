@@ -1,0 +1,117 @@
+#include "model/step_kv.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "kernels/dense_kernels.h"
+
+namespace kvferry::model {
+namespace {
+
+using codec::kTileTokens;
+
+// Bytes of K (or V) of one open tile and layer.
+std::size_t half_tile_bytes(const codec::SequenceKv& kv) {
+  return std::size_t{kv.geometry.kv_heads} * kTileTokens * kv.geometry.head_dim *
+         codec::bytes_of(kv.codec->traits().open_dtype);
+}
+
+}  // namespace
+
+void StepKv::begin_step(std::vector<StepPart> parts) {
+  parts_ = std::move(parts);
+  std::uint32_t row0 = 0, scratch_tiles = 0;
+  scratch_tile_bytes_ = 0;
+  for (auto& part : parts_) {
+    part.row0 = row0;
+    part.scratch_tile = scratch_tiles;
+    row0 += part.rows;
+    scratch_tiles += part.last_tile() - part.first_tile();
+    scratch_tile_bytes_ = std::max(scratch_tile_bytes_, 2 * half_tile_bytes(*part.kv));
+  }
+  scratch_.resize(std::max(scratch_.size(), scratch_tiles * scratch_tile_bytes_));
+}
+
+codec::OpenTile StepKv::dense_tile(const StepPart& part, std::uint32_t layer,
+                                   std::uint32_t tile) const {
+  if (tile == part.first_tile()) return part.kv->open_tile(layer);
+  const std::size_t index = part.scratch_tile + (tile - part.first_tile() - 1);
+  auto* base = const_cast<std::byte*>(scratch_.data()) + index * scratch_tile_bytes_;
+  return {base, base + half_tile_bytes(*part.kv)};
+}
+
+void StepKv::begin_layer(std::uint32_t layer) {
+  for (const auto& part : parts_) {
+    const std::size_t half = half_tile_bytes(*part.kv);
+    for (std::uint32_t tile : {part.first_tile(), part.last_tile()}) {
+      const bool fresh = tile * kTileTokens >= part.start;
+      const bool partial = (tile + 1) * kTileTokens > part.end();
+      if (!fresh || !partial) continue;
+      const auto memory = dense_tile(part, layer, tile);
+      std::memset(memory.k, 0, half);
+      std::memset(memory.v, 0, half);
+    }
+  }
+}
+
+void StepKv::write_row(const StepPart& part, std::uint32_t layer, std::uint32_t row, const float* k,
+                       const float* v) {
+  const std::uint32_t position = part.start + row, slot = position % kTileTokens;
+  const auto tile = dense_tile(part, layer, position / kTileTokens);
+  const auto dtype = part.kv->codec->traits().open_dtype;
+  const std::size_t d = part.kv->geometry.head_dim, bytes = codec::bytes_of(dtype);
+  const auto put = [&](const float* from, std::byte* to) {
+    if (dtype == codec::OpenDtype::kF32) {
+      std::memcpy(to, from, d * 4);
+    } else {
+      kernels::dense_kernels().to_bf16(from, d, reinterpret_cast<std::uint16_t*>(to));
+    }
+  };
+  for (std::size_t head = 0; head < part.kv->geometry.kv_heads; ++head) {
+    const std::size_t at = (head * kTileTokens + slot) * d * bytes;
+    put(k + head * d, tile.k + at);
+    put(v + head * d, tile.v + at);
+  }
+}
+
+Status StepKv::encode(ComputePool& pool, std::uint32_t layer) {
+  struct Task {
+    const StepPart* part;
+    std::uint32_t tile;
+  };
+  std::vector<Task> tasks;
+  for (const auto& part : parts_) {
+    for (std::uint32_t tile = part.first_tile(); tile < part.closed_end(); ++tile) {
+      tasks.push_back({&part, tile});
+    }
+  }
+  if (tasks.empty()) return ok_status();
+  std::vector<Status> results(tasks.size());
+  pool.parallel_for(tasks.size(), [&](std::size_t i, int) {
+    const auto& [part, tile] = tasks[i];
+    results[i] =
+        part->kv->codec->encode(part->kv->geometry, layer, tile, kTileTokens,
+                                dense_tile(*part, layer, tile), part->kv->segment(layer, tile));
+  });
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    if (!results[i].ok()) {
+      return results[i].with_context("layer " + std::to_string(layer) + ", tile " +
+                                     std::to_string(tasks[i].tile));
+    }
+  }
+  return ok_status();
+}
+
+void StepKv::end_layer(std::uint32_t layer) {
+  for (const auto& part : parts_) {
+    if (part.last_tile() == part.first_tile() || part.end() % kTileTokens == 0) continue;
+    const auto from = dense_tile(part, layer, part.last_tile());
+    const auto to = part.kv->open_tile(layer);
+    const std::size_t half = half_tile_bytes(*part.kv);
+    std::memcpy(to.k, from.k, half);
+    std::memcpy(to.v, from.v, half);
+  }
+}
+
+}  // namespace kvferry::model

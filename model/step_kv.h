@@ -1,0 +1,60 @@
+// Where the KV of a step lies while a layer is computed.
+//
+// A step covers positions [start, start + rows) of each of its sequences. The first tile it touches
+// is the sequence's open tile and is written in place; the tiles behind it go to scratch memory.
+// Every row of the step reads its own tile there, dense, even when the tile has been encoded
+// meanwhile; begin_layer() and end_layer() keep the open tile right on both sides.
+//
+// Thread contract: as said by each function; "any" means pool threads with distinct rows or tiles.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/compute_pool.h"
+#include "base/status.h"
+#include "codec/codec.h"
+#include "codec/sequence_kv.h"
+
+namespace kvferry::model {
+
+// The rows of one sequence in a step.
+struct StepPart {
+  codec::SequenceKv* kv = nullptr;
+  std::size_t chunk = 0;                        // index in the caller's list
+  std::uint32_t row0 = 0, start = 0, rows = 0;  // rows >= 1
+  std::uint32_t scratch_tile = 0;               // scratch index of tile first_tile() + 1
+
+  std::uint32_t end() const { return start + rows; }
+  std::uint32_t first_tile() const { return start / codec::kTileTokens; }
+  std::uint32_t last_tile() const { return (end() - 1) / codec::kTileTokens; }
+  std::uint32_t closed_end() const { return end() / codec::kTileTokens; }  // tiles before it close
+};
+
+class StepKv {
+ public:
+  // Sets the parts of a step (row0 and scratch_tile are assigned here). Engine thread.
+  void begin_step(std::vector<StepPart> parts);
+  const std::vector<StepPart>& parts() const { return parts_; }
+
+  // Zeroes what the rows of this layer will not write. Engine thread.
+  void begin_layer(std::uint32_t layer);
+  // k, v: [kv_heads][head_dim] f32 of row `row` of a part, in the codec's domain; rounds to its
+  // open dtype. Any.
+  void write_row(const StepPart& part, std::uint32_t layer, std::uint32_t row, const float* k,
+                 const float* v);
+  // The dense memory of tile `tile`, first_tile() <= tile <= last_tile(). Any.
+  codec::OpenTile dense_tile(const StepPart& part, std::uint32_t layer, std::uint32_t tile) const;
+  // Encodes the tiles that close, on the pool. Engine thread.
+  Status encode(ComputePool& pool, std::uint32_t layer);
+  // Moves the last, partial tile to open memory. Engine thread; dense_tile is invalid from here.
+  void end_layer(std::uint32_t layer);
+
+ private:
+  std::vector<StepPart> parts_;
+  std::vector<std::byte> scratch_;
+  std::size_t scratch_tile_bytes_ = 0;
+};
+
+}  // namespace kvferry::model

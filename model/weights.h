@@ -1,0 +1,39 @@
+// The weights of a Llama model, packed for the CPU.
+// Thread contract: immutable after load_weights.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/compute_pool.h"
+#include "base/status.h"
+#include "model/gemm_kernel.h"
+#include "model/linear.h"
+#include "model/tensor_source.h"
+
+namespace kvferry::model {
+
+struct LayerWeights {
+  std::vector<float> input_norm, post_norm;  // [hidden]
+  std::unique_ptr<Linear> qkv;               // out: q heads, then k heads, then v heads
+  std::unique_ptr<Linear> o;
+  std::unique_ptr<Linear> gate_up;  // out: in each panel of w columns w/2 of gate, then w/2 of up
+  std::unique_ptr<Linear> down;
+};
+
+struct LlamaWeights {
+  std::vector<std::byte> embedding;  // [vocab][hidden] in the compute type
+  std::vector<LayerWeights> layers;
+  std::vector<float> final_norm;  // [hidden]
+  std::unique_ptr<Linear> head;
+  std::uint64_t fingerprint = 0;  // over all weights' bytes in the compute type
+};
+
+Result<LlamaWeights> load_weights(const ModelConfig& config, Compute compute,
+                                  const TensorSource& source, GemmKernels& kernels,
+                                  ComputePool& pool, const std::function<void(double)>& progress);
+
+}  // namespace kvferry::model
