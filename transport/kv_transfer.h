@@ -1,6 +1,6 @@
 // The transfer protocol over channels: WANT -> GRANT -> DATA (each ACK or NACK) -> COMMIT ->
-// COMMIT_ACK -> RELEASE (docs/wire-format.md). KvSender is prefill's side, KvReceiver decode's; one of
-// each a process, both fed by TransferHub, the process's only FrameHandler.
+// COMMIT_ACK -> RELEASE (docs/wire-format.md). KvSender is prefill's side, KvReceiver decode's; one
+// of each a process, both fed by TransferHub, the process's only FrameHandler.
 //
 // Thread contract: reactor's thread only, callbacks too. Time comes from base/clock.h timers.
 // Fail closed: no byte reaches `land` unless header, payload checksum, identity (request, transfer,
@@ -33,6 +33,8 @@ struct TransferIdentity {
   codec::KvGeometry geometry;
 };
 
+// Hash of the geometry, the tile size and the codec's segment sizes (first tile, later tile, one
+// token).
 std::uint64_t layout_fingerprint(const codec::KvGeometry& geometry, const codec::Codec& codec);
 
 // The first token of a choice, chosen by prefill from the prompt's last logits.
@@ -41,19 +43,19 @@ struct FirstToken {
   float logprob = 0;
 };
 
-struct TransferTimings {  // of one transfer, measured where it is named
-  std::uint64_t prefill_ns = 0;   // P: compute of the prompt, encode included
-  std::uint64_t encode_ns = 0;    // P: CPU time in the codec
-  std::uint64_t queue_ns = 0;     // P: from the order to the first chunk
+struct TransferTimings {         // of one transfer, measured where it is named
+  std::uint64_t prefill_ns = 0;  // P: compute of the prompt, encode included
+  std::uint64_t encode_ns = 0;   // P: CPU time in the codec
+  std::uint64_t queue_ns = 0;    // P: from the order to the first chunk
 };
 
-struct TransferStats {  // of one transfer, as D saw it
+struct TransferStats {              // of one transfer, as D saw it
   std::uint64_t payload_bytes = 0;  // verified DATA payloads
   std::uint64_t wire_bytes = 0;     // all frames of the transfer, both ways, headers included
   std::uint64_t first_data_ns = 0;  // monotonic time of the first and the last DATA frame
   std::uint64_t last_data_ns = 0;
   std::uint64_t frames_refused = 0;
-  TransferTimings prefill;          // from the commit
+  TransferTimings prefill;  // from the commit
 };
 
 // ---- decode's side ----
@@ -61,27 +63,30 @@ struct TransferStats {  // of one transfer, as D saw it
 struct ReceiveCallbacks {
   // Where segment (layer, tile) shall live; size is codec->segment_bytes(geometry, tile, tokens of
   // that tile). Called once for each verified segment, which is then copied there; an open last
-  // tile's segment goes there too. Empty span: refuse (memory is gone).
+  // tile's segment goes there too. Empty span: refuse (memory is gone); the transfer then fails on
+  // both sides. Must not call back into the receiver.
   std::function<std::span<std::byte>(std::uint32_t layer, std::uint32_t tile)> land;
   // All resident and committed. Called once; then the transfer is over for the receiver.
   std::function<void(std::vector<FirstToken>, const TransferStats&)> complete;
-  // Over without completion: refused frames exhausted, released by the sender, channel lost, deadline or
-  // lease passed, never wanted in time. Called at most once, never after complete. `land`ed memory is not
-  // touched after it.
+  // Over without completion: refused frames exhausted, released by the sender, channel lost,
+  // deadline or lease passed, never wanted in time. Called at most once, never after complete.
+  // `land`ed memory is not touched after it.
   std::function<void(Status)> failed;
 };
 
 class KvReceiver {
  public:
   virtual ~KvReceiver() = default;
-  // Announces a transfer for which memory is reserved; a WANT that came before waits for this. One
-  // of complete or failed follows, at the latest at deadline_ns (monotonic).
+  // Announces a transfer for which memory is reserved; a WANT that came before waits for this. If
+  // it returns OK, one of complete or failed follows, at the latest one tick after deadline_ns
+  // (Timers::now_ns). An error (another identity than the held WANT's or the process's own, id in
+  // use, deadline passed) means that no callback follows; a held WANT has then been refused.
   virtual Status expect(const TransferIdentity& identity, std::uint64_t deadline_ns,
                         ReceiveCallbacks callbacks) = 0;
-  // Gives the transfer up: the sender gets RELEASE with `why`; no callback follows.
+  // Gives the transfer up: the sender gets RELEASE with `why`; no callback follows. Unknown ids are
+  // ignored.
   virtual void cancel(std::uint64_t transfer_id, const Status& why) = 0;
-  // Extends the leases of all transfers (called when the engine makes progress).
-  virtual std::size_t active() const = 0;
+  virtual std::size_t active() const = 0;  // transfers expected or held
 };
 
 // ---- prefill's side ----
@@ -89,19 +94,25 @@ class KvReceiver {
 struct SendCallbacks {
   std::function<void()> granted;
   std::function<void()> acknowledged;  // COMMIT_ACK came: pages may be freed. Over.
-  // Refused, released by the receiver, channel lost, deadline passed, resent too often. Over: no payload
-  // memory is in use any more when this is called.
+  // Refused, released by the receiver, channel lost, deadline passed, resent too often, cancelled.
+  // Over. Neither this nor `acknowledged` is called before every send of the transfer's payload has
+  // completed, so the memory is the caller's again, and neither is called inside a call of
+  // KvSender.
   std::function<void(Status)> failed;
 };
 
 class KvSender {
  public:
   virtual ~KvSender() = default;
+  // If it returns OK, one of acknowledged or failed follows: at the latest at deadline_ns plus
+  // TransferConfig::drain_ns plus a tick. An error means that no callback follows.
   virtual Status open(const TransferIdentity& identity, const std::string& receiver_address,
                       std::uint64_t deadline_ns, SendCallbacks callbacks) = 0;
   // Queues closed segments (one contiguous range a tile, in tile order, or the open last tile's
-  // dense segment) of one layer. The memory stays untouched until acknowledged or failed. Frames are
-  // gathered up to the frame size and sent as credits allow.
+  // dense segment) of one layer. The memory stays untouched until acknowledged or failed. Frames
+  // are gathered up to the frame size and sent as credits allow. May be called before `granted`. A
+  // wrong size, a segment pushed twice or after commit fails the transfer; unknown ids (the
+  // transfer may just have ended) are ignored, here and below.
   virtual void push(std::uint64_t transfer_id, std::uint32_t layer, std::uint32_t first_tile,
                     std::vector<std::span<const std::byte>> segments) = 0;
   // All segments have been pushed.

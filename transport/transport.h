@@ -1,0 +1,9 @@
+// Everything public of the room transport/.
+#pragma once
+
+#include "transport/channel.h"
+#include "transport/frame.h"
+#include "transport/kv_transfer.h"
+#include "transport/loopback.h"
+#include "transport/transfer_config.h"
+#include "transport/transfer_hub.h"
