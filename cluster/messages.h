@@ -19,4 +19,12 @@ inline proto::Envelope failed_envelope(const proto::Plan& plan, const Status& st
   return envelope;
 }
 
+// The Status in a Failed. Codes that this version does not know, and OK, which no failure has, are
+// kInternal.
+inline Status failed_status(const proto::Failed& failed) {
+  const bool known = failed.code() > static_cast<std::uint32_t>(Code::kOk) &&
+                     failed.code() <= static_cast<std::uint32_t>(Code::kInternal);
+  return {known ? static_cast<Code>(failed.code()) : Code::kInternal, failed.message()};
+}
+
 }  // namespace kvferry::cluster

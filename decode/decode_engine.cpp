@@ -13,6 +13,7 @@ struct DecodeEngine::Request {
   // Set by make_request, then read by both threads.
   proto::Plan plan;  // without its ids
   std::vector<std::int32_t> ids;
+  std::uint64_t owner = 0;
   transport::TransferIdentity identity;
   model::SamplingParams sampling;
   bool remote_prefill = false;
@@ -100,11 +101,11 @@ Result<DecodeEngine::RequestPtr> DecodeEngine::make_request(const proto::StartDe
   return request;
 }
 
-void DecodeEngine::start(const proto::StartDecode& order) {
+void DecodeEngine::start(const proto::StartDecode& order, std::uint64_t owner) {
   const std::uint64_t transfer_id = order.plan().transfer_id();
   if (requests_.contains(transfer_id)) return;  // a repeated order
   auto refuse = [&](const Status& status) {
-    parts_.reply(cluster::failed_envelope(order.plan(), status));
+    parts_.reply(owner, cluster::failed_envelope(order.plan(), status));
   };
   if (waiting_.size() >= config_.max_waiting) {
     return refuse(resource_exhausted("the decode worker's queue is full"));
@@ -112,6 +113,7 @@ void DecodeEngine::start(const proto::StartDecode& order) {
   Result<RequestPtr> made = make_request(order);
   if (!made.ok()) return refuse(made.status());
   const RequestPtr request = *made;
+  request->owner = owner;
   request->deadline = parts_.timers->at(request->deadline_ns, [this, transfer_id] {
     fail(transfer_id, deadline_exceeded("the request's deadline passed on the decode worker"));
   });
@@ -216,6 +218,14 @@ void DecodeEngine::cancel(std::uint64_t transfer_id, const Status& why) {
   end(transfer_id);
 }
 
+void DecodeEngine::cancel_owner(std::uint64_t owner, const Status& why) {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, request] : requests_) {
+    if (request->owner == owner) ids.push_back(id);
+  }
+  for (const std::uint64_t id : ids) cancel(id, why);
+}
+
 void DecodeEngine::fail(std::uint64_t transfer_id, const Status& status) {
   const auto found = requests_.find(transfer_id);
   if (found == requests_.end()) return;
@@ -223,7 +233,7 @@ void DecodeEngine::fail(std::uint64_t transfer_id, const Status& status) {
   if (request->receiving) parts_.receiver->cancel(transfer_id, status);
   log_warn("decode", "request " + std::to_string(request->identity.request_id) +
                          " failed: " + status.to_string());
-  parts_.reply(cluster::failed_envelope(request->plan, status));
+  parts_.reply(request->owner, cluster::failed_envelope(request->plan, status));
   end(transfer_id);
 }
 
@@ -354,7 +364,7 @@ void DecodeEngine::accept_token(const RequestPtr& request, std::int32_t id, floa
   parts_.reactor([this, request, envelope = std::move(envelope)] {
     // Cancelled meanwhile: the gateway has let go of it.
     if (!requests_.contains(request->identity.transfer_id)) return;
-    parts_.reply(envelope);
+    parts_.reply(request->owner, envelope);
   });
   if (request->generated == request->plan.max_tokens()) finish(request, "length");
 }
@@ -369,8 +379,9 @@ void DecodeEngine::finish(const RequestPtr& request, const char* reason) {
   fill_usage(*request, *finished.mutable_usage());
   request->ended = true;
   parts_.reactor([this, id = request->identity.transfer_id, envelope = std::move(envelope)] {
-    if (!requests_.contains(id)) return;
-    parts_.reply(envelope);
+    const auto found = requests_.find(id);
+    if (found == requests_.end()) return;
+    parts_.reply(found->second->owner, envelope);
     end(id);
   });
 }

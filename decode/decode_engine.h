@@ -46,8 +46,8 @@ struct DecodeParts {
   Metrics* metrics = nullptr;
   Executor reactor;
   const codec::CodecSet* codecs = nullptr;  // a spec outside is refused
-  // Tells the gateway that gave the order. Reactor's thread.
-  std::function<void(const proto::Envelope&)> reply;
+  // Tells the owner (as given to start) of an order. Reactor's thread.
+  std::function<void(std::uint64_t owner, const proto::Envelope&)> reply;
 };
 
 class DecodeEngine {
@@ -58,9 +58,10 @@ class DecodeEngine {
   // Registers step() with the engine thread. Before EngineThread::start.
   void attach();
 
-  // A failure to start, now or later, is a Failed to the gateway.
-  void start(const proto::StartDecode& order);
+  // A failure to start, now or later, is a Failed to the owner: a number for whoever gave the order.
+  void start(const proto::StartDecode& order, std::uint64_t owner);
   void cancel(std::uint64_t transfer_id, const Status& why);
+  void cancel_owner(std::uint64_t owner, const Status& why);  // all of its orders
   proto::BeatReply load() const;
   std::size_t active() const { return requests_.size(); }
 

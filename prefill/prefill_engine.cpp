@@ -11,6 +11,7 @@ namespace kvferry::prefill {
 
 struct PrefillEngine::Job {
   transport::TransferIdentity identity;
+  std::uint64_t owner = 0;
   std::uint32_t attempt = 0;
   std::vector<std::int32_t> ids;
   model::SamplingParams sampling;
@@ -76,10 +77,10 @@ Result<PrefillEngine::JobPtr> PrefillEngine::make_job(const proto::StartPrefill&
   return job;
 }
 
-void PrefillEngine::start(const proto::StartPrefill& order) {
+void PrefillEngine::start(const proto::StartPrefill& order, std::uint64_t owner) {
   const std::uint64_t transfer_id = order.plan().transfer_id();
   auto refuse = [&](const Status& status) {
-    parts_.reply(cluster::failed_envelope(order.plan(), status));
+    parts_.reply(owner, cluster::failed_envelope(order.plan(), status));
   };
   if (jobs_.contains(transfer_id)) return;  // a repeated order
   if (jobs_.size() >= config_.max_jobs) {
@@ -88,6 +89,7 @@ void PrefillEngine::start(const proto::StartPrefill& order) {
   Result<JobPtr> made = make_job(order);
   if (!made.ok()) return refuse(made.status());
   const JobPtr job = *made;
+  job->owner = owner;
   jobs_[transfer_id] = job;
 
   transport::SendCallbacks callbacks;
@@ -117,6 +119,14 @@ void PrefillEngine::cancel(std::uint64_t transfer_id, const Status& why) {
   parts_.thread->post([] {});               // the engine may sleep on a job that waits
 }
 
+void PrefillEngine::cancel_owner(std::uint64_t owner, const Status& why) {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, job] : jobs_) {
+    if (job->owner == owner) ids.push_back(id);
+  }
+  for (const std::uint64_t id : ids) cancel(id, why);
+}
+
 void PrefillEngine::finished(std::uint64_t transfer_id, const Status& status) {
   const auto found = jobs_.find(transfer_id);
   if (found == jobs_.end()) return;
@@ -131,7 +141,7 @@ void PrefillEngine::finished(std::uint64_t transfer_id, const Status& status) {
       plan.set_request_id(job->identity.request_id);
       plan.set_transfer_id(transfer_id);
       plan.set_attempt(job->attempt);
-      parts_.reply(cluster::failed_envelope(plan, status));
+      parts_.reply(job->owner, cluster::failed_envelope(plan, status));
     }
   }
   job.reset();

@@ -43,8 +43,8 @@ struct PrefillParts {
   Metrics* metrics = nullptr;
   Executor reactor;
   const codec::CodecSet* codecs = nullptr;  // a spec outside is refused
-  // Tells the gateway that gave the order. Reactor's thread.
-  std::function<void(const proto::Envelope&)> reply;
+  // Tells the owner (as given to start) of an order. Reactor's thread.
+  std::function<void(std::uint64_t owner, const proto::Envelope&)> reply;
 };
 
 class PrefillEngine {
@@ -55,9 +55,10 @@ class PrefillEngine {
   // Registers step() with the engine thread. Before EngineThread::start.
   void attach();
 
-  // A failure to start, now or later, is a Failed to the gateway.
-  void start(const proto::StartPrefill& order);
+  // A failure to start, now or later, is a Failed to the owner: a number for whoever gave the order.
+  void start(const proto::StartPrefill& order, std::uint64_t owner);
   void cancel(std::uint64_t transfer_id, const Status& why);
+  void cancel_owner(std::uint64_t owner, const Status& why);  // all of its orders
   proto::BeatReply load() const;
   std::size_t active() const { return jobs_.size(); }
 

@@ -1,0 +1,99 @@
+// The commands of the program: what main parses, and a function for each. Every function prints its
+// result to standard output, errors to standard error, and returns the exit status.
+// Thread contract: called once, from main.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "codec/codec.h"
+
+namespace kvferry::cli {
+
+// Exit statuses: 0 done; 1 failed; 2 wrong usage (CLI11's own errors are mapped to it).
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;
+
+struct EngineOptions {
+  std::string model;
+  std::string compute = "auto";  // auto, bf16, f32
+  int threads = 0;               // 0: every core
+};
+
+struct GenerateOptions {
+  EngineOptions engine;
+  std::string prompt;
+  std::string prompt_file;
+  std::string codec{codec::kDefaultSpec};
+  std::uint32_t max_tokens = 64;
+  float temperature = 0;
+  std::uint32_t top_k = 0;
+  float top_p = 1;
+  std::uint64_t seed = 0;
+  std::vector<std::string> stop;
+  bool json = false;
+};
+int run_generate(const GenerateOptions& options);
+
+struct LogitsOptions {
+  EngineOptions engine;
+  std::string ids;       // "1,2,3"
+  std::string ids_file;  // JSON array
+  std::string out;
+  std::string codec;  // empty: none
+  std::uint32_t prefill = 0;
+};
+int run_logits(const LogitsOptions& options);
+
+struct DescribeOptions {
+  std::string spec;
+  std::string model_shape = "layers=32,kv_heads=8,head_dim=128";
+  std::vector<std::uint32_t> tokens = {2048, 32768};
+  bool json = false;
+};
+int run_codec_describe(const DescribeOptions& options);
+int run_codec_list();
+
+struct BenchPrefillOptions {
+  EngineOptions engine;
+  std::uint32_t tokens = 2048;
+  std::string codec = "raw";
+  bool json = false;
+};
+int run_bench_prefill(const BenchPrefillOptions& options);
+
+struct DoctorOptions {
+  std::string model;    // empty: no numerics class
+  std::string ucx_tls;  // empty: UCX_TLS or UCX's own choice
+};
+int run_doctor(const DoctorOptions& options);
+
+struct UpOptions {
+  std::string model;
+  std::vector<std::string> codecs;
+  std::uint32_t prefill = 1, decode = 1;
+  std::string transport = "ucx";
+  std::string ucx_tls;
+  std::string host = "127.0.0.1";
+  std::uint16_t port = 8080;  // 0: any free one
+  std::string compute = "auto";
+  int threads = 0;  // of each worker; 0: the cores divided among the workers
+  std::uint32_t pool_mib = 256;
+  std::uint32_t local_prefill_tokens = 0;
+  std::uint32_t lease_ms = 30000;
+  std::string directory;  // of configs and logs; empty: a temporary one, removed at the end
+};
+int run_up(const UpOptions& options);
+
+struct DemoOptions {
+  std::string url = "http://127.0.0.1:8080";
+  std::vector<std::string> codecs;
+  std::uint32_t wait_s = 60;
+};
+int run_demo(const DemoOptions& options);
+
+int run_worker_command(const std::string& role, const std::string& config_file);
+int run_gateway_command(const std::string& config_file);
+
+}  // namespace kvferry::cli

@@ -1,0 +1,30 @@
+// A small blocking HTTP client for the commands that talk to a gateway.
+// Thread contract: pure functions; each call opens and closes its own connection.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace kvferry::cli {
+
+struct HttpUrl {
+  std::string host;
+  std::uint16_t port = 80;
+  static Result<HttpUrl> parse(std::string_view text);  // "http://127.0.0.1:8080"
+};
+
+struct HttpResponse {
+  int status = 0;
+  std::string body;
+};
+
+Result<HttpResponse> http_get(const HttpUrl& url, const std::string& path,
+                              std::uint64_t timeout_ns);
+Result<HttpResponse> http_post_json(const HttpUrl& url, const std::string& path,
+                                    const std::string& body, std::uint64_t timeout_ns);
+
+}  // namespace kvferry::cli

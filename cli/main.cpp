@@ -1,0 +1,182 @@
+// The program: parses the command line and calls the command (cli/commands.h).
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+
+#include "cli/commands.h"
+#include "kernels/isa.h"
+
+namespace {
+
+using namespace kvferry::cli;  // NOLINT: the commands are all that this file is about
+
+void add_engine_options(CLI::App* app, EngineOptions& engine) {
+  app->add_option("--model", engine.model, "Directory of a checkpoint, or random:NAME")->required();
+  app->add_option("--compute", engine.compute, "auto, bf16 or f32")
+      ->check(CLI::IsMember({"auto", "bf16", "f32"}));
+  app->add_option("--threads", engine.threads, "Compute threads; 0: one a core")
+      ->check(CLI::Range(0, 1024));
+}
+
+// What each subcommand runs once the command line is parsed.
+using Command = std::function<int()>;
+
+Command add_generate(CLI::App& app, GenerateOptions& options) {
+  CLI::App* sub = app.add_subcommand("generate", "Answer one prompt in this process");
+  add_engine_options(sub, options.engine);
+  auto* text = sub->add_option("--prompt", options.prompt, "The prompt");
+  sub->add_option("--prompt-file", options.prompt_file, "A file that holds the prompt")
+      ->excludes(text);
+  sub->add_option("--codec", options.codec, "Codec of the KV cache")->capture_default_str();
+  sub->add_option("--max-tokens", options.max_tokens, "Tokens to generate at most")
+      ->check(CLI::Range(1u, 1u << 20));
+  sub->add_option("--temperature", options.temperature, "0: greedy")->check(CLI::Range(0.0, 2.0));
+  sub->add_option("--top-k", options.top_k, "0: all");
+  sub->add_option("--top-p", options.top_p, "")->check(CLI::Range(1e-6, 1.0));
+  sub->add_option("--seed", options.seed, "Of the sampling");
+  sub->add_option("--stop", options.stop, "Strings that end the answer")->take_all();
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  sub->footer("Example: kvferry generate --model models/mini --prompt '{\"A\": \"B\"}\n\"A\":'");
+  return [&options] { return run_generate(options); };
+}
+
+Command add_logits(CLI::App& app, LogitsOptions& options) {
+  CLI::App* sub = app.add_subcommand("logits", "Write the logits of a sequence of ids as .npy");
+  add_engine_options(sub, options.engine);
+  auto* ids = sub->add_option("--ids", options.ids, "1,2,3");
+  sub->add_option("--ids-file", options.ids_file, "A JSON array of ids")->excludes(ids);
+  sub->add_option("--out", options.out, "The .npy file, float32 [tokens, vocab]")->required();
+  auto* codec =
+      sub->add_option("--codec", options.codec, "Codec of the KV cache; none unless said");
+  sub->add_option("--prefill", options.prefill, "Tokens in the first step; the rest one at a time")
+      ->needs(codec);
+  return [&options] { return run_logits(options); };
+}
+
+Command add_describe(CLI::App* codec, DescribeOptions& options) {
+  CLI::App* sub = codec->add_subcommand("describe", "Where every byte of a codec goes");
+  sub->add_option("spec", options.spec, "For example 'hadamard | hack(k=4,v=2)'")->required();
+  sub->add_option("--model-shape", options.model_shape, "layers=,kv_heads=,head_dim=")
+      ->capture_default_str();
+  sub->add_option("--tokens", options.tokens, "Sequence lengths")->delimiter(',');
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  return [&options] { return run_codec_describe(options); };
+}
+
+Command add_bench_prefill(CLI::App* bench, BenchPrefillOptions& options) {
+  CLI::App* sub = bench->add_subcommand("prefill", "Speed of prefill beside the GEMM peak");
+  options.engine.model = "random:llama-3.2-1b";
+  add_engine_options(sub, options.engine);
+  sub->get_option("--model")->required(false);
+  sub->add_option("--tokens", options.tokens, "Of the prompt")->check(CLI::Range(1u, 1u << 20));
+  sub->add_option("--codec", options.codec, "")->capture_default_str();
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  return [&options] { return run_bench_prefill(options); };
+}
+
+Command add_doctor(CLI::App& app, DoctorOptions& options) {
+  CLI::App* sub =
+      app.add_subcommand("doctor", "What this machine has and what to do about the rest");
+  sub->add_option("--model", options.model, "Also the numerics class with this model");
+  sub->add_option("--ucx-tls", options.ucx_tls, "UCX transports to test, as UCX_TLS");
+  return [&options] { return run_doctor(options); };
+}
+
+Command add_up(CLI::App& app, UpOptions& options) {
+  CLI::App* sub = app.add_subcommand("up", "A whole cluster on this machine");
+  sub->add_option("--model", options.model, "Directory of a checkpoint, or random:NAME")
+      ->required();
+  sub->add_option("--codec", options.codecs,
+                  "Allowed codecs, the first being the default; may be given several times")
+      ->take_all();
+  sub->add_option("--prefill", options.prefill, "Prefill workers")->check(CLI::Range(0, 64));
+  sub->add_option("--decode", options.decode, "Decode workers")->check(CLI::Range(1, 64));
+  sub->add_option("--transport", options.transport, "ucx")->check(CLI::IsMember({"ucx"}));
+  sub->add_option("--ucx-tls", options.ucx_tls, "UCX transports, as UCX_TLS");
+  sub->add_option("--host", options.host, "Address of the gateway's API")->capture_default_str();
+  sub->add_option("--port", options.port, "Of the gateway's API; 0: any free one")
+      ->capture_default_str();
+  sub->add_option("--compute", options.compute, "")->check(CLI::IsMember({"auto", "bf16", "f32"}));
+  sub->add_option("--threads", options.threads, "Of each worker; 0: the cores divided among them");
+  sub->add_option("--pool-mib", options.pool_mib, "KV memory of each worker, MiB")
+      ->check(CLI::Range(1u, 1u << 20));
+  sub->add_option("--local-prefill-tokens", options.local_prefill_tokens,
+                  "Shorter prompts are prefilled on the decode worker");
+  sub->add_option("--lease-ms", options.lease_ms, "Lease of a transfer without progress")
+      ->check(CLI::Range(100u, 3600000u));
+  sub->add_option("--directory", options.directory,
+                  "Of the processes' configs; temporary unless said");
+  return [&options] { return run_up(options); };
+}
+
+Command add_demo(CLI::App& app, DemoOptions& options) {
+  CLI::App* sub = app.add_subcommand("demo", "Ask a running cluster a retrieval question");
+  sub->add_option("--url", options.url, "Of the gateway")->capture_default_str();
+  sub->add_option("--codec", options.codecs, "Codecs to compare")->take_all();
+  sub->add_option("--wait", options.wait_s, "Seconds to wait until the cluster is ready");
+  return [&options] { return run_demo(options); };
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"kvferry: disaggregated LLM serving with a KV cache that stays compressed"};
+  app.require_subcommand(1);
+  std::string isa;
+  app.add_option("--isa", isa, "Kernels to use: scalar, avx2, avx512; the best unless said")
+      ->check(CLI::IsMember({"scalar", "avx2", "avx512"}));
+
+  GenerateOptions generate;
+  LogitsOptions logits;
+  DescribeOptions describe;
+  BenchPrefillOptions bench_prefill;
+  DoctorOptions doctor;
+  UpOptions up;
+  DemoOptions demo;
+  std::string config_file;
+  std::vector<std::pair<CLI::App*, Command>> commands;
+  auto add = [&](CLI::App* parent, const char* name, Command command) {
+    commands.emplace_back(parent->get_subcommand(name), std::move(command));
+  };
+  add(&app, "generate", add_generate(app, generate));
+  add(&app, "logits", add_logits(app, logits));
+  CLI::App* codec = app.add_subcommand("codec", "Codecs and what they cost");
+  codec->require_subcommand(1);
+  add(codec, "describe", add_describe(codec, describe));
+  codec->add_subcommand("list", "The stages that exist");
+  add(codec, "list", [] { return run_codec_list(); });
+  CLI::App* bench = app.add_subcommand("bench", "Measurements, each beside its ceiling");
+  bench->require_subcommand(1);
+  add(bench, "prefill", add_bench_prefill(bench, bench_prefill));
+  add(&app, "doctor", add_doctor(app, doctor));
+  add(&app, "up", add_up(app, up));
+  add(&app, "demo", add_demo(app, demo));
+  for (const char* role : {"gateway", "prefill", "decode"}) {
+    CLI::App* sub = app.add_subcommand(role, std::string("Run a ") + role + " process");
+    sub->add_option("--config", config_file, "YAML; docs/operations.md lists the keys")->required();
+    add(&app, role, [&config_file, name = std::string(role)] {
+      return name == "gateway" ? run_gateway_command(config_file)
+                               : run_worker_command(name, config_file);
+    });
+  }
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int status = app.exit(error);
+    return status == 0 ? 0 : 2;
+  }
+  if (!isa.empty()) {
+    if (!kvferry::kernels::force_isa(*kvferry::kernels::parse_isa(isa))) {
+      std::fprintf(stderr, "kvferry: this CPU has no %s\n", isa.c_str());
+      return kExitFailed;
+    }
+    setenv("KVFERRY_ISA", isa.c_str(), 1);  // for child processes
+  }
+  for (const auto& [sub, command] : commands) {
+    if (sub->parsed()) return command();
+  }
+  return 2;
+}

@@ -1,0 +1,187 @@
+#include "cli/supervisor.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace kvferry::cli {
+namespace {
+
+constexpr std::uint64_t kEarlyNs = 5 * kSecond;
+constexpr std::uint64_t kTickNs = 250 * kMillisecond;
+
+sigset_t watched_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&set, signal);
+  return set;
+}
+
+// Waits for a watched signal; 0 when the time is over.
+int wait_signal(std::uint64_t timeout_ns) {
+  const sigset_t set = watched_signals();
+  const timespec timeout{static_cast<time_t>(timeout_ns / kSecond),
+                         static_cast<long>(timeout_ns % kSecond)};
+  const int signal = sigtimedwait(&set, nullptr, &timeout);
+  return signal < 0 ? 0 : signal;
+}
+
+std::string describe_end(int status) {
+  if (WIFSIGNALED(status)) return std::string("killed by signal ") + strsignal(WTERMSIG(status));
+  return "exited with status " + std::to_string(WEXITSTATUS(status));
+}
+
+// In the child: never returns.
+[[noreturn]] void execute(const ChildSpec& spec, pid_t parent) {
+  // A terminal's Ctrl-C goes to the parent alone, which then stops its children in order.
+  setpgid(0, 0);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(1);  // the parent died before prctl
+  const sigset_t set = watched_signals();
+  sigprocmask(SIG_UNBLOCK, &set, nullptr);
+  std::vector<char*> argv;
+  for (const std::string& argument : spec.argv) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  execv(argv[0], argv.data());
+  _exit(127);
+}
+
+Result<int> bound_socket(const std::string& host, std::uint16_t port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  if (inet_pton(AF_INET, host.c_str(), &address.sin_addr) != 1) {
+    return invalid_argument("\"" + host + "\" is not an IPv4 address");
+  }
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
+      listen(fd, 1) != 0) {
+    const std::string why = std::strerror(errno);
+    if (fd >= 0) close(fd);
+    return unavailable("cannot listen on " + host + ":" + std::to_string(port) + " (" + why +
+                       "); choose another port with --port, or --port 0 for any free one");
+  }
+  return fd;
+}
+
+}  // namespace
+
+Supervisor::Supervisor(std::vector<ChildSpec> children, std::filesystem::path pid_directory)
+    : pid_directory_(std::move(pid_directory)) {
+  for (ChildSpec& spec : children) children_.push_back({std::move(spec)});
+}
+
+Status Supervisor::run(const std::function<bool()>& tick) {
+  const sigset_t set = watched_signals();
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  for (;;) {
+    Status status = start_due();
+    if (status.ok()) status = reap(true);
+    if (!status.ok()) {
+      stop_all();
+      return status;
+    }
+    well_ = tick() || well_;
+    const int signal = wait_signal(kTickNs);
+    if (signal == SIGINT || signal == SIGTERM) {
+      log_info("up", "stopping");
+      stop_all();
+      return ok_status();
+    }
+  }
+}
+
+Status Supervisor::start_due() {
+  const std::uint64_t now = monotonic_ns();
+  const pid_t self = getpid();
+  for (Child& child : children_) {
+    if (child.pid > 0 || now < child.start_at_ns) continue;
+    const pid_t pid = fork();
+    if (pid < 0) return resource_exhausted(std::string("fork: ") + std::strerror(errno));
+    if (pid == 0) execute(child.spec, self);
+    child.pid = pid;
+    child.started_ns = now;
+    std::ofstream(pid_directory_ / (child.spec.name + ".pid")) << pid << "\n";
+    log_info("up", "started " + child.spec.name + ", process " + std::to_string(pid));
+  }
+  return ok_status();
+}
+
+Status Supervisor::reap(bool restart) {
+  for (Child& child : children_) {
+    int status = 0;
+    if (child.pid <= 0 || waitpid(child.pid, &status, WNOHANG) != child.pid) continue;
+    child.pid = -1;
+    if (!restart) continue;
+    const std::uint64_t now = monotonic_ns();
+    const bool early = now - child.started_ns < kEarlyNs;
+    child.early_deaths = early ? child.early_deaths + 1 : 0;
+    log_warn("up", child.spec.name + " " + describe_end(status) + "; starting it again");
+    if (!well_ && child.early_deaths >= kMaxEarlyDeaths) {
+      return unavailable(child.spec.name + " keeps dying at its start (" + describe_end(status) +
+                         "); its reason is printed above");
+    }
+    const std::uint64_t delay_ns =
+        std::min(5 * kSecond, (200 * kMillisecond) << std::min(child.early_deaths, 5u));
+    child.start_at_ns = now + (early ? delay_ns : 0);
+  }
+  return ok_status();
+}
+
+void Supervisor::signal_all(int signal) {
+  for (const Child& child : children_) {
+    if (child.pid > 0) kill(child.pid, signal);
+  }
+}
+
+bool Supervisor::all_gone() const {
+  return std::all_of(children_.begin(), children_.end(),
+                     [](const Child& child) { return child.pid <= 0; });
+}
+
+void Supervisor::stop_all() {
+  signal_all(SIGTERM);
+  const std::uint64_t kill_at_ns = monotonic_ns() + kGraceSeconds * kSecond;
+  bool killed = false;
+  while (!all_gone()) {
+    const int signal = wait_signal(kTickNs);
+    const bool again = signal == SIGINT || signal == SIGTERM;
+    if (!killed && (again || monotonic_ns() >= kill_at_ns)) {
+      signal_all(SIGKILL);
+      killed = true;
+    }
+    if (const Status status = reap(false); !status.ok()) return;
+  }
+}
+
+Result<std::uint16_t> free_port(const std::string& host) {
+  KVF_ASSIGN_OR_RETURN(const int fd, bound_socket(host, 0));
+  sockaddr_in address{};
+  socklen_t size = sizeof(address);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+  close(fd);
+  return ntohs(address.sin_port);
+}
+
+Status check_port(const std::string& host, std::uint16_t port) {
+  KVF_ASSIGN_OR_RETURN(const int fd, bound_socket(host, port));
+  close(fd);
+  return ok_status();
+}
+
+}  // namespace kvferry::cli

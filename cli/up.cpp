@@ -1,0 +1,192 @@
+// `kvferry up`: a whole cluster on this machine. Writes the configuration of each process into a
+// directory and supervises the processes.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/http_client.h"
+#include "cli/supervisor.h"
+#include "codec/codec_set.h"
+#include "model/model.h"
+
+namespace kvferry::cli {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+constexpr const char* kLoopback = "127.0.0.1";
+
+struct WorkerPlan {
+  std::string name, role;
+  std::uint16_t control_port = 0, admin_port = 0;
+};
+
+// A YAML scalar in double quotes; JSON's escapes are a subset of YAML's.
+std::string quoted(const std::string& text) { return json::serialize(json::value(text)); }
+
+// A directory that is removed at the end, unless the user named it.
+class WorkDirectory {
+ public:
+  static Result<WorkDirectory> create(const std::string& named) {
+    WorkDirectory directory;
+    std::error_code error;
+    if (!named.empty()) {
+      fs::create_directories(named, error);
+      if (error) return unavailable("cannot make " + named + ": " + error.message());
+      directory.path_ = fs::absolute(named);
+      return directory;
+    }
+    std::string pattern = (fs::temp_directory_path(error) / "kvferry-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) return unavailable("cannot make " + pattern);
+    directory.path_ = pattern;
+    directory.remove_ = true;
+    return directory;
+  }
+  WorkDirectory(WorkDirectory&& other) noexcept
+      : path_(std::move(other.path_)), remove_(std::exchange(other.remove_, false)) {}
+  ~WorkDirectory() {
+    std::error_code ignored;
+    if (remove_) fs::remove_all(path_, ignored);
+  }
+  const fs::path& path() const { return path_; }
+
+ private:
+  WorkDirectory() = default;
+  fs::path path_;
+  bool remove_ = false;
+};
+
+Status write_file(const fs::path& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  file.close();
+  return file ? ok_status() : unavailable("cannot write " + path.string());
+}
+
+std::string codecs_yaml(const codec::CodecSet& codecs) {
+  std::string yaml = "codecs:\n";
+  for (const std::string& spec : codecs.specs()) yaml += "  - " + quoted(spec) + "\n";
+  return yaml;
+}
+
+std::string worker_yaml(const UpOptions& options, const codec::CodecSet& codecs,
+                        const WorkerPlan& worker, int threads) {
+  return fmt::format(
+      "name: {}\nmodel: {}\ncompute: {}\nthreads: {}\npool_mib: {}\n{}"
+      "control: {{host: {}, port: {}}}\nadmin: {{host: {}, port: {}}}\n"
+      "transport: {{kind: {}, ucx_tls: {}, lease_ms: {}}}\n",
+      worker.name, quoted(options.model), options.compute, threads, options.pool_mib,
+      codecs_yaml(codecs), kLoopback, worker.control_port, kLoopback, worker.admin_port,
+      options.transport, quoted(options.ucx_tls), options.lease_ms);
+}
+
+std::string gateway_yaml(const UpOptions& options, const codec::CodecSet& codecs,
+                         const std::vector<WorkerPlan>& workers) {
+  std::string yaml = fmt::format(
+      "host: {}\nport: {}\nmodel: {}\nlocal_prefill_tokens: {}\n{}workers:\n", options.host,
+      options.port, quoted(options.model), options.local_prefill_tokens, codecs_yaml(codecs));
+  for (const WorkerPlan& worker : workers) {
+    yaml += fmt::format("  - {{host: {}, control_port: {}}}\n", kLoopback, worker.control_port);
+  }
+  return yaml;
+}
+
+Result<std::vector<WorkerPlan>> plan_workers(const UpOptions& options) {
+  std::vector<WorkerPlan> workers;
+  for (std::uint32_t i = 0; i < options.prefill + options.decode; ++i) {
+    const bool prefill = i < options.prefill;
+    WorkerPlan worker;
+    worker.role = prefill ? "prefill" : "decode";
+    worker.name = fmt::format("{}-{}", worker.role, prefill ? i : i - options.prefill);
+    KVF_ASSIGN_OR_RETURN(worker.control_port, free_port(kLoopback));
+    KVF_ASSIGN_OR_RETURN(worker.admin_port, free_port(kLoopback));
+    workers.push_back(std::move(worker));
+  }
+  return workers;
+}
+
+// For tools that watch or disturb the cluster: where everything listens.
+std::string cluster_json(const UpOptions& options, const std::vector<WorkerPlan>& workers) {
+  json::array list;
+  for (const WorkerPlan& worker : workers) {
+    list.push_back(json::object{{"name", worker.name},
+                                {"role", worker.role},
+                                {"control_port", worker.control_port},
+                                {"admin_port", worker.admin_port}});
+  }
+  return json::serialize(
+      json::object{{"gateway", json::object{{"host", options.host}, {"port", options.port}}},
+                   {"workers", list}});
+}
+
+int threads_each(const UpOptions& options) {
+  if (options.threads > 0) return options.threads;
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return std::max(1, cores / static_cast<int>(options.prefill + options.decode));
+}
+
+Status up(UpOptions options) {
+  // What would make every child fail is said once, here.
+  KVF_RETURN_IF_ERROR(model::load_config(options.model).status());
+  if (!options.model.starts_with("random:")) options.model = fs::absolute(options.model);
+  if (options.codecs.empty()) {
+    options.codecs = {std::string(codec::kDefaultSpec), "raw", "hadamard | hack(k=2,v=2)"};
+  }
+  KVF_ASSIGN_OR_RETURN(const codec::CodecSet codecs, codec::CodecSet::parse(options.codecs));
+  if (options.port == 0) {
+    KVF_ASSIGN_OR_RETURN(options.port, free_port(options.host));
+  }
+  KVF_RETURN_IF_ERROR(check_port(options.host, options.port));
+  KVF_ASSIGN_OR_RETURN(const WorkDirectory directory, WorkDirectory::create(options.directory));
+  KVF_ASSIGN_OR_RETURN(const std::vector<WorkerPlan> workers, plan_workers(options));
+
+  const std::string program = fs::read_symlink("/proc/self/exe").string();
+  std::vector<ChildSpec> children;
+  for (const WorkerPlan& worker : workers) {
+    const fs::path file = directory.path() / (worker.name + ".yaml");
+    KVF_RETURN_IF_ERROR(
+        write_file(file, worker_yaml(options, codecs, worker, threads_each(options))));
+    children.push_back({worker.name, {program, worker.role, "--config", file.string()}});
+  }
+  const fs::path file = directory.path() / "gateway.yaml";
+  KVF_RETURN_IF_ERROR(write_file(file, gateway_yaml(options, codecs, workers)));
+  children.push_back({"gateway", {program, "gateway", "--config", file.string()}});
+  KVF_RETURN_IF_ERROR(
+      write_file(directory.path() / "cluster.json", cluster_json(options, workers)));
+
+  const HttpUrl url{options.host, options.port};
+  bool ready = false;
+  Supervisor supervisor(std::move(children), directory.path());
+  return supervisor.run([&] {
+    if (ready) return true;
+    const auto answer = http_get(url, "/readyz", kSecond);
+    ready = answer.ok() && answer->status == 200;
+    if (ready) {
+      fmt::print("serving on http://{}:{}\n", options.host, options.port);
+      std::fflush(stdout);
+    }
+    return ready;
+  });
+}
+
+}  // namespace
+
+int run_up(const UpOptions& options) {
+  const Status status = up(options);
+  if (status.ok()) return kExitOk;
+  fmt::print(stderr, "kvferry up: {}\n", status.to_string());
+  return kExitFailed;
+}
+
+}  // namespace kvferry::cli

@@ -1,0 +1,118 @@
+// Kills a worker with SIGKILL while four requests are under way, again and again, and compares
+// every answer with the undisturbed one.
+//   kill_workers [ROUNDS]     10 unless said; ends with status 0 when nothing was lost
+
+#include <signal.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+
+#include "base/hash.h"
+#include "cluster_fixture.h"
+
+namespace kvferry::e2e {
+namespace {
+
+constexpr int kRequests = 4;
+constexpr const char* kCodecs[] = {"raw", "hadamard | hack(k=4,v=2)", "hadamard | hack(k=2,v=2)"};
+
+struct Round {
+  std::vector<Ask> asks;
+  std::vector<Answer> expected;
+};
+
+Result<Round> prepare(Undisturbed& single, int number) {
+  Round round;
+  for (int i = 0; i < kRequests; ++i) {
+    const std::uint64_t seed = static_cast<std::uint64_t>(number) * kRequests + i + 1;
+    const std::uint32_t length = 300 + counter_random(seed, 0) % 1600;
+    Ask ask{random_prompt(seed, length), kCodecs[seed % 3], i % 2 == 0 ? 0.0f : 0.8f, seed, 100};
+    KVF_ASSIGN_OR_RETURN(Answer answer, single.answer(ask));
+    round.asks.push_back(std::move(ask));
+    round.expected.push_back(std::move(answer));
+  }
+  return round;
+}
+
+// A prefill worker dies while it has work; a decode worker when tokens of a request have come.
+void kill_in_the_middle(const Cluster& cluster, int number, const std::atomic<int>& events,
+                        const std::atomic<int>& ended) {
+  const bool prefill = number % 2 == 0;
+  const std::string victim = (prefill ? "prefill-" : "decode-") + std::to_string(number / 2 % 2);
+  const int wanted = 5 + static_cast<int>(counter_random(number, 1) % 100);
+  for (;;) {
+    if (ended == kRequests) return;
+    const auto active = cluster.metric(victim, "kvferry_requests_active");
+    if (active.ok() && *active > 0 && (prefill || events >= wanted)) break;
+    std::this_thread::yield();
+  }
+  std::printf("  SIGKILL to %s after %d events\n", victim.c_str(), events.load());
+  kill(cluster.process(victim), SIGKILL);
+}
+
+// Every worker must be back before the next round, or the kills would find nobody.
+Status wait_whole(const Cluster& cluster) {
+  for (const std::string& worker : cluster.workers()) {
+    KVF_RETURN_IF_ERROR(cluster.wait_metric(worker, "kvferry_requests_active",
+                                            [](double active) { return active == 0; }));
+  }
+  const double workers = static_cast<double>(cluster.workers().size());
+  return cluster.wait_metric("gateway", "kvferry_gateway_workers_up",
+                             [workers](double up) { return up == workers; });
+}
+
+int run_round(const Cluster& cluster, const Round& round, int number) {
+  std::atomic<int> events{0}, ended{0}, wrong{0};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < kRequests; ++i) {
+    clients.emplace_back([&, i] {
+      const auto answer = stream(cluster.url(), round.asks[i], [&](const Answer&) {
+        ++events;
+        return true;
+      });
+      ++ended;
+      const bool same = answer.ok() && answer->done && answer->ids == round.expected[i].ids &&
+                        answer->finish_reason == round.expected[i].finish_reason;
+      if (same) return;
+      ++wrong;
+      std::printf("  request %d of round %d differs: %s; %zu of %zu ids, %s\n", i, number,
+                  answer.ok() ? answer->error.c_str() : answer.status().to_string().c_str(),
+                  answer.ok() ? answer->ids.size() : 0, round.expected[i].ids.size(),
+                  answer.ok() && answer->done ? "complete" : "cut short");
+    });
+  }
+  kill_in_the_middle(cluster, number, events, ended);
+  for (std::thread& client : clients) client.join();
+  return wrong;
+}
+
+Status run(int rounds) {
+  KVF_ASSIGN_OR_RETURN(const auto single, Undisturbed::create());
+  ClusterOptions options;
+  options.prefill = options.decode = 2;
+  options.arguments = {"--lease-ms", "1000"};
+  KVF_ASSIGN_OR_RETURN(const auto cluster, Cluster::start(options));
+  int wrong = 0;
+  for (int number = 0; number < rounds; ++number) {
+    KVF_ASSIGN_OR_RETURN(const Round round, prepare(*single, number));
+    KVF_RETURN_IF_ERROR(wait_whole(*cluster));
+    std::printf("round %d of %d\n", number + 1, rounds);
+    wrong += run_round(*cluster, round, number);
+    std::fflush(stdout);
+  }
+  std::printf("%d rounds, %d requests, %d wrong or lost\n", rounds, rounds * kRequests, wrong);
+  return wrong == 0 ? ok_status() : internal_error("answers were lost or differ");
+}
+
+}  // namespace
+}  // namespace kvferry::e2e
+
+int main(int argc, char** argv) {
+  const int rounds = argc > 1 ? std::atoi(argv[1]) : 10;
+  const kvferry::Status status = kvferry::e2e::run(rounds);
+  if (!status.ok()) std::fprintf(stderr, "kill_workers: %s\n", status.to_string().c_str());
+  return status.ok() ? 0 : 1;
+}
