@@ -1,0 +1,294 @@
+#include "cluster/http_server.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/write.hpp>
+
+#include "cluster/admin_http.h"
+
+namespace kvferry::cluster {
+namespace {
+
+using boost::asio::ip::tcp;
+using namespace std::chrono_literals;
+
+class HttpTest : public testing::Test {
+ protected:
+  void serve(const HttpLimits& limits) {
+    HttpHandlers handlers;
+    handlers.request = [this](std::shared_ptr<HttpExchange> exchange) {
+      exchange->on_gone([this](const Status& cause) { gone_.push_back(cause); });
+      if (exchange->request().path == "/echo") {
+        exchange->respond(200, "text/plain", exchange->request().body,
+                          {{"X-Got", std::string(exchange->request().header("x-some"))}});
+      } else if (exchange->request().path != "/drop") {
+        held_.push_back(std::move(exchange));
+      }
+    };
+    handlers.refused = [this](std::string_view cause) { refused_.emplace_back(cause); };
+    auto server = listen_http(io_, timers_, "127.0.0.1", 0, limits, handlers);
+    ASSERT_TRUE(server.ok()) << server.status().to_string();
+    server_ = std::move(*server);
+  }
+
+  bool run_until(const std::function<bool()>& done) {
+    const auto deadline = std::chrono::steady_clock::now() + 10s;
+    while (!done() && std::chrono::steady_clock::now() < deadline) {
+      io_.restart();
+      io_.run_one_for(50ms);
+    }
+    return done();
+  }
+
+  struct Peer {
+    explicit Peer(boost::asio::io_context& io) : socket(io) {}
+    tcp::socket socket;
+    std::string got;
+    bool closed = false;
+    std::array<char, 4096> bytes{};
+  };
+  std::shared_ptr<Peer> connect(bool reading = true) {
+    auto peer = std::make_shared<Peer>(io_);
+    peer->socket.open(tcp::v4());
+    if (!reading) peer->socket.set_option(tcp::socket::receive_buffer_size(4096));
+    peer->socket.connect({boost::asio::ip::address_v4::loopback(), server_->port()});
+    if (reading) read(peer);
+    return peer;
+  }
+  void read(const std::shared_ptr<Peer>& peer) {
+    peer->socket.async_read_some(boost::asio::buffer(peer->bytes),
+                                 [this, peer](const auto& error, std::size_t count) {
+                                   peer->got.append(peer->bytes.data(), count);
+                                   if (error) {
+                                     peer->closed = true;
+                                   } else {
+                                     read(peer);
+                                   }
+                                 });
+  }
+  static void send(Peer& peer, std::string_view text) {
+    boost::asio::write(peer.socket, boost::asio::buffer(text));
+  }
+  // What comes back for `text`, which the server answers and then closes.
+  std::string answer_and_close(std::string_view text) {
+    auto peer = connect();
+    send(*peer, text);
+    EXPECT_TRUE(run_until([&] { return peer->closed; }));
+    return peer->got;
+  }
+
+  boost::asio::io_context io_;
+  ManualTimers timers_;
+  std::unique_ptr<HttpServer> server_;
+  std::vector<std::shared_ptr<HttpExchange>> held_;
+  std::vector<Status> gone_;
+  std::vector<std::string> refused_;
+};
+
+TEST_F(HttpTest, AnswersPipelinedRequestsInOrderOnOneConnection) {
+  serve({});
+  auto peer = connect();
+  send(*peer,
+       "POST /echo?x=1 HTTP/1.1\r\nX-Some: thing\r\nContent-Length: 3\r\n\r\nabc"
+       "POST /echo HTTP/1.1\r\nContent-Length: 2\r\nConnection: close\r\n\r\nde");
+  ASSERT_TRUE(run_until([&] { return peer->closed; }));
+  EXPECT_EQ(peer->got,
+            "HTTP/1.1 200 OK\r\nServer: kvferry\r\nContent-Type: text/plain\r\nX-Got: thing\r\n"
+            "Connection: keep-alive\r\nContent-Length: 3\r\n\r\nabc"
+            "HTTP/1.1 200 OK\r\nServer: kvferry\r\nContent-Type: text/plain\r\nX-Got: \r\n"
+            "Connection: close\r\nContent-Length: 2\r\n\r\nde");
+  EXPECT_TRUE(gone_.empty());
+  EXPECT_EQ(server_->connections(), 0u);
+}
+
+TEST_F(HttpTest, StreamsChunksAndGoesOnWithTheNextRequest) {
+  serve({});
+  auto peer = connect();
+  send(*peer, "GET /stream HTTP/1.1\r\n\r\n");
+  ASSERT_TRUE(run_until([&] { return held_.size() == 1; }));
+  held_[0]->begin_stream(200, "text/event-stream");
+  held_[0]->write("data: one\n\n");
+  held_[0]->write("");  // an empty chunk would end the stream
+  held_[0]->write("data: two\n\n");
+  held_[0]->end_stream();
+  ASSERT_TRUE(run_until([&] { return peer->got.ends_with("0\r\n\r\n"); }));
+  EXPECT_TRUE(peer->got.ends_with("\r\n\r\nb\r\ndata: one\n\n\r\nb\r\ndata: two\n\n\r\n0\r\n\r\n"));
+  send(*peer, "GET /echo HTTP/1.1\r\n\r\n");
+  EXPECT_TRUE(run_until([&] { return peer->got.ends_with("Content-Length: 0\r\n\r\n"); }));
+}
+
+TEST_F(HttpTest, AnHttp10StreamEndsWithTheConnection) {
+  serve({});
+  auto peer = connect();
+  send(*peer, "GET /stream HTTP/1.0\r\n\r\n");
+  ASSERT_TRUE(run_until([&] { return held_.size() == 1; }));
+  held_[0]->begin_stream(200, "text/event-stream");
+  held_[0]->write("data: one\n\n");
+  held_[0]->end_stream();
+  ASSERT_TRUE(run_until([&] { return peer->closed; }));
+  EXPECT_TRUE(peer->got.ends_with("\r\n\r\ndata: one\n\n"));
+}
+
+TEST_F(HttpTest, AClientThatGoesAwayIsNoticedInEveryState) {
+  serve({});
+  for (const bool streaming : {false, true}) {
+    auto peer = connect();
+    send(*peer, "GET /hold HTTP/1.1\r\n\r\n");
+    ASSERT_TRUE(run_until([&] { return held_.size() == 1; }));
+    if (streaming) held_[0]->begin_stream(200, "text/event-stream");
+    peer->socket.close();
+    ASSERT_TRUE(run_until([&] { return gone_.size() == 1; }));
+    EXPECT_EQ(gone_[0].code(), Code::kCancelled);
+    EXPECT_FALSE(held_[0]->open());
+    held_[0]->write("data: nobody\n\n");
+    held_.clear();
+    gone_.clear();
+  }
+  EXPECT_EQ(server_->connections(), 0u);
+}
+
+TEST_F(HttpTest, HeaderAndBodyLimits) {
+  HttpLimits limits;
+  limits.body_bytes = 100;
+  serve(limits);
+  EXPECT_TRUE(answer_and_close("GET /echo HTTP/1.1\r\nX: " + std::string(17000, 'a') + "\r\n\r\n")
+                  .starts_with("HTTP/1.0 431 "));
+  EXPECT_TRUE(
+      answer_and_close("POST /echo HTTP/1.1\r\nContent-Length: 101\r\n\r\n" + std::string(101, 'b'))
+          .starts_with("HTTP/1.0 413 "));
+  EXPECT_TRUE(answer_and_close("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n" +
+                               std::string(255, 'c') + "\r\n0\r\n\r\n")
+                  .starts_with("HTTP/1.0 413 "));
+  EXPECT_TRUE(answer_and_close("nonsense\r\n\r\n").starts_with("HTTP/1.0 400 "));
+  EXPECT_EQ(refused_,
+            (std::vector<std::string>{"header_bytes", "body_bytes", "body_bytes", "malformed"}));
+}
+
+TEST_F(HttpTest, ConnectionLimit) {
+  HttpLimits limits;
+  limits.connections = 2;
+  serve(limits);
+  auto first = connect();
+  auto second = connect();
+  ASSERT_TRUE(run_until([&] { return server_->connections() == 2; }));
+  EXPECT_TRUE(answer_and_close("").starts_with("HTTP/1.1 503 "));
+  first->socket.close();
+  ASSERT_TRUE(run_until([&] { return server_->connections() == 1; }));
+  auto third = connect();
+  send(*third, "GET /echo HTTP/1.1\r\n\r\n");
+  EXPECT_TRUE(run_until([&] { return third->got.starts_with("HTTP/1.1 200 "); }));
+}
+
+TEST_F(HttpTest, IdleAndReadDeadlines) {
+  serve({});
+  auto idle = connect();
+  auto slow = connect();
+  send(*slow, "POST /echo HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345");
+  ASSERT_TRUE(run_until([&] { return server_->connections() == 2; }));
+  io_.restart();
+  io_.run_for(20ms);  // lets the half request in
+  timers_.advance(31 * kSecond);
+  ASSERT_TRUE(run_until([&] { return slow->closed || slow->got.starts_with("HTTP/1.0 408 "); }));
+  EXPECT_TRUE(slow->got.starts_with("HTTP/1.0 408 "));
+  EXPECT_FALSE(idle->closed);
+  timers_.advance(45 * kSecond);
+  EXPECT_TRUE(run_until([&] { return idle->closed; }));
+}
+
+TEST_F(HttpTest, ASlowReaderCostsItsOwnBufferAndIsCutOff) {
+  HttpLimits limits;
+  limits.output_bytes = 64 << 10;
+  serve(limits);
+  auto slow = connect(false);
+  send(*slow, "GET /stream HTTP/1.1\r\n\r\n");
+  ASSERT_TRUE(run_until([&] { return held_.size() == 1; }));
+  held_[0]->begin_stream(200, "text/event-stream");
+  const std::string chunk(8 << 10, 'x');
+  for (int i = 0; i < 4000 && held_[0]->open(); ++i) {  // 32 MB: beyond any kernel's buffers
+    held_[0]->write(chunk);
+    io_.restart();
+    io_.poll();
+  }
+  EXPECT_FALSE(held_[0]->open());
+  ASSERT_TRUE(run_until([&] { return gone_.size() == 1; }));
+  EXPECT_EQ(gone_[0].code(), Code::kResourceExhausted);
+  EXPECT_EQ(refused_, std::vector<std::string>{"slow_reader"});
+}
+
+TEST_F(HttpTest, AStalledWriteIsCutOff) {
+  serve({});
+  auto slow = connect(false);
+  send(*slow, "GET /big HTTP/1.1\r\n\r\n");
+  ASSERT_TRUE(run_until([&] { return held_.size() == 1; }));
+  held_[0]->respond(200, "text/plain", std::string(32 << 20, 'x'));
+  io_.restart();
+  io_.poll();
+  timers_.advance(31 * kSecond);
+  EXPECT_TRUE(run_until([&] { return server_->connections() == 0; }));
+  EXPECT_EQ(refused_, std::vector<std::string>{"write_deadline"});
+}
+
+TEST_F(HttpTest, ADroppedRequestIsAnswered) {
+  serve({});
+  EXPECT_TRUE(answer_and_close("GET /drop HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 500 "));
+}
+
+TEST_F(HttpTest, ExpectContinue) {
+  serve({});
+  auto peer = connect();
+  send(*peer, "POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+  ASSERT_TRUE(run_until([&] { return peer->got == "HTTP/1.1 100 Continue\r\n\r\n"; }));
+  send(*peer, "ok");
+  EXPECT_TRUE(run_until([&] { return peer->got.ends_with("\r\n\r\nok"); }));
+}
+
+TEST_F(HttpTest, DrainClosesIdleConnectionsAndLetsAnswersEnd) {
+  serve({});
+  auto idle = connect();
+  auto busy = connect();
+  send(*busy, "GET /hold HTTP/1.1\r\n\r\n");
+  ASSERT_TRUE(run_until([&] { return held_.size() == 1 && server_->connections() == 2; }));
+  server_->drain();
+  ASSERT_TRUE(run_until([&] { return idle->closed; }));
+  held_[0]->respond(200, "text/plain", "done");
+  ASSERT_TRUE(run_until([&] { return busy->closed; }));
+  EXPECT_NE(busy->got.find("Connection: close"), std::string::npos);
+  EXPECT_TRUE(busy->got.ends_with("done"));
+  tcp::socket late(io_);
+  boost::system::error_code error;
+  late.connect({boost::asio::ip::address_v4::loopback(), server_->port()}, error);
+  EXPECT_TRUE(error);
+}
+
+TEST_F(HttpTest, AdminAnswersProbesAndMetrics) {
+  bool ready = false;
+  AdminHandlers handlers;
+  handlers.healthz = [] { return AdminAnswer{true, "{\"healthy\":true}\n"}; };
+  handlers.readyz = [&] { return AdminAnswer{ready, ready ? "{}" : "{\"reasons\":[\"x\"]}"}; };
+  handlers.metrics = [] { return "up 1\n"; };
+  auto admin = serve_admin(io_, "127.0.0.1", 0, handlers);
+  ASSERT_TRUE(admin.ok());
+  auto ask = [&](const std::string& path, const std::string& method = "GET") {
+    auto peer = std::make_shared<Peer>(io_);
+    peer->socket.connect({boost::asio::ip::address_v4::loopback(), (*admin)->port()});
+    read(peer);
+    send(*peer, method + " " + path + " HTTP/1.1\r\nConnection: close\r\n\r\n");
+    EXPECT_TRUE(run_until([&] { return peer->closed; }));
+    return peer->got;
+  };
+  EXPECT_TRUE(ask("/healthz").starts_with("HTTP/1.1 200 "));
+  EXPECT_TRUE(ask("/readyz").starts_with("HTTP/1.1 503 "));
+  EXPECT_TRUE(ask("/readyz").ends_with("{\"reasons\":[\"x\"]}"));
+  ready = true;
+  EXPECT_TRUE(ask("/readyz").starts_with("HTTP/1.1 200 "));
+  EXPECT_TRUE(ask("/metrics").ends_with("up 1\n"));
+  EXPECT_TRUE(ask("/metrics", "POST").starts_with("HTTP/1.1 405 "));
+  EXPECT_TRUE(ask("/other").starts_with("HTTP/1.1 404 "));
+}
+
+}  // namespace
+}  // namespace kvferry::cluster
