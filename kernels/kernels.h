@@ -3,4 +3,5 @@
 
 #include "kernels/attention_state.h"
 #include "kernels/dense_kernels.h"
+#include "kernels/hack_kernels.h"
 #include "kernels/isa.h"

@@ -1,0 +1,11 @@
+// The codec room: everything public.
+#pragma once
+
+#include "codec/codec.h"
+#include "codec/codec_set.h"
+#include "codec/geometry.h"
+#include "codec/pooled_sequence.h"
+#include "codec/segment.h"
+#include "codec/sequence_kv.h"
+#include "codec/spec.h"
+#include "codec/stage.h"

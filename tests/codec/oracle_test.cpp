@@ -1,0 +1,130 @@
+// attend against exact attention in double precision over what the bytes mean, on every
+// instruction set: within the hard bound always, and with no more than 1.2 times the root mean
+// square error that rounding q and p to 8 bits predicts.
+#include "oracle.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "kernels/isa.h"
+#include "kv_data.h"
+
+namespace kvferry::codec::testing {
+namespace {
+
+struct Case {
+  std::string spec;
+  std::uint32_t head_dim;
+  std::uint32_t tokens;
+  std::uint32_t gqa;
+  Kind kind;
+};
+
+std::string describe(const Case& c, kernels::Isa isa) {
+  return std::string(kernels::isa_name(isa)) + " " + c.spec + " head_dim " +
+         std::to_string(c.head_dim) + " tokens " + std::to_string(c.tokens) + " gqa " +
+         std::to_string(c.gqa) + " " + std::string(name_of(c.kind));
+}
+
+struct Errors {
+  double square = 0.0, predicted = 0.0, slop = 0.0;
+  std::size_t count = 0;
+
+  void expect_as_predicted(double factor) const {
+    const auto rms = [this](double sum) { return std::sqrt(sum / static_cast<double>(count)); };
+    EXPECT_LE(rms(square), factor * rms(predicted) + rms(slop));
+  }
+};
+
+// Whether the bound holds for every value; adds up the errors.
+void check_bound(const std::vector<float>& got, const OracleAnswer& want, Errors& errors) {
+  double worst = 0.0;
+  std::size_t worst_at = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double error = std::fabs(got[i] - want.output[i]);
+    ASSERT_TRUE(std::isfinite(got[i])) << "value " << i;
+    const double excess = error - want.bound[i];
+    if (i == 0 || excess > worst) {
+      worst = excess;
+      worst_at = i;
+    }
+    errors.square += error * error;
+    errors.predicted += want.predicted_square[i];
+    errors.slop += want.float_slop[i] * want.float_slop[i];
+    ++errors.count;
+  }
+  EXPECT_LE(worst, 0.0) << "value " << worst_at << " is " << got[worst_at] << ", exact "
+                        << want.output[worst_at] << " +- " << want.bound[worst_at];
+}
+
+void run_case(const Case& c) {
+  const KvGeometry geometry{1, 2, 2 * c.gqa, c.head_dim};
+  const std::uint64_t seed = 17 * c.head_dim + c.tokens + 31 * c.gqa;
+  const EncodedSequence sequence = encode_sequence(c.spec, geometry, c.tokens, c.kind, seed);
+  const std::uint32_t rows = std::max(c.gqa, 3u);
+  std::vector<Errors> errors(kernels::available_isas().size());
+  for (std::uint32_t h = 0; h < geometry.kv_heads; ++h) {
+    const std::vector<float> queries = make_queries(seed + 7 + h, rows, c.head_dim);
+    const DecodedHead head = decode_head(sequence.kv(), h);
+    const OracleAnswer want = oracle(head, queries, seed + h);
+    for (std::size_t i = 0; i < errors.size(); ++i) {
+      const kernels::Isa isa = kernels::available_isas()[i];
+      SCOPED_TRACE(describe(c, isa));
+      ASSERT_TRUE(kernels::force_isa(isa));
+      check_bound(attend_sequence(sequence.kv(), h, queries), want, errors[i]);
+    }
+  }
+  for (std::size_t i = 0; i < errors.size(); ++i) {
+    SCOPED_TRACE(describe(c, kernels::available_isas()[i]));
+    errors[i].expect_as_predicted(1.2);
+  }
+}
+
+class Oracle : public ::testing::Test {
+ protected:
+  void TearDown() override { ASSERT_TRUE(kernels::force_isa(kernels::available_isas().back())); }
+};
+
+std::string hack(std::uint32_t k, std::uint32_t v) {
+  return "hack(k=" + std::to_string(k) + ",v=" + std::to_string(v) + ")";
+}
+
+TEST_F(Oracle, EveryPairOfBitsAndHeadDim) {
+  for (const std::uint32_t head_dim : {64u, 128u, 256u}) {
+    for (const std::uint32_t k : {2u, 4u, 8u}) {
+      for (const std::uint32_t v : {2u, 4u, 8u}) {
+        run_case({hack(k, v), head_dim, 192, 4, Kind::kGaussian});
+      }
+    }
+  }
+}
+
+TEST_F(Oracle, EveryKindOfData) {
+  for (const Kind kind : kKinds) {
+    for (const std::string& spec : {hack(2, 2), hack(4, 2), hack(8, 8)}) {
+      run_case({spec, 128, 192, 2, kind});
+    }
+  }
+}
+
+TEST_F(Oracle, EveryLengthAroundATile) {
+  for (const std::uint32_t tokens : {1u, 2u, 63u, 64u, 65u, 127u, 128u, 129u, 300u}) {
+    run_case({hack(4, 2), 64, tokens, 4, Kind::kGaussian});
+  }
+}
+
+TEST_F(Oracle, EveryGqaRatio) {
+  for (std::uint32_t gqa = 1; gqa <= 8; ++gqa) {
+    run_case({hack(2, 2), 64, 128, gqa, Kind::kGaussian});
+  }
+}
+
+TEST_F(Oracle, Raw) {
+  for (const Kind kind : kKinds) run_case({"raw", 64, 130, 3, kind});
+}
+
+}  // namespace
+}  // namespace kvferry::codec::testing
