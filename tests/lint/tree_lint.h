@@ -27,6 +27,7 @@ Tree load_tree(const std::filesystem::path& root);
 
 // A room includes only rooms below it, by the table of docs/ARCHITECTURE.md; CMake links likewise;
 // every include of a file of the tree is written from the root and names a file that exists.
+// (Tests may also name a helper beside them.)
 Findings check_room_includes(const Tree& tree);
 Findings check_room_links(const Tree& tree);
 
@@ -41,7 +42,8 @@ Findings check_umbrellas(const Tree& tree);
 // x.cpp includes its own x.h before anything else, which proves that x.h stands alone.
 Findings check_own_header_first(const Tree& tree);
 
-// No marks of work left for later, no tests that are switched off.
+// No marks of work left for later, no tests that are switched off. A test may skip itself only for
+// an instruction set that the machine lacks, saying so.
 Findings check_unfinished(const Tree& tree);
 
 // Lines of code up to 100 columns, no tabs, no trailing spaces; files of code up to 700 lines.
