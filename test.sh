@@ -47,7 +47,10 @@ run_ctest serial -L serial -j 1 "$@"
 
 reports=("$results"/*.xml)
 [ -e "${reports[0]}" ] || die "ctest has left no report in $results"
-read -r passed failed < <(count_tests "${reports[@]}")
+read -r passed failed skipped < <(count_tests "${reports[@]}")
+if [ "$skipped" -ne 0 ]; then
+  note "$skipped skipped: instruction sets that this CPU lacks"
+fi
 if [ "$failed" -ne 0 ]; then
   say "failed"
   failed_tests "${reports[@]}" | while read -r name; do note "$name"; done

@@ -54,31 +54,35 @@ build() {
 # Whether something accepts connections on that port of 127.0.0.1.
 port_in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# count_tests FILE...: reads ctest's JUnit files, prints "PASSED FAILED". A GoogleTest program
-# counts with its cases, any other test as one; a program that died counts as one failure.
+# count_tests FILE...: reads ctest's JUnit files, prints "PASSED FAILED SKIPPED". A GoogleTest
+# program counts with its cases, any other test as one; a program that died is one failure.
 count_tests() {
   awk '
     /<testcase / {
-      cases_passed = 0; cases_failed = 0; status = "fail"
+      cases_passed = 0; cases_failed = 0; cases_skipped = 0; status = "fail"
       if (match($0, /status="[a-z]+"/)) status = substr($0, RSTART + 8, RLENGTH - 9)
       open = 1
     }
     match($0, /\[  PASSED  \] [0-9]+ test/) {
       split(substr($0, RSTART, RLENGTH), word, " "); cases_passed += word[4]
     }
+    match($0, /\[  SKIPPED \] [0-9]+ tests?, listed below/) {
+      split(substr($0, RSTART, RLENGTH), word, " "); cases_skipped += word[4]
+    }
     match($0, /\[  FAILED  \] [0-9]+ tests?, listed below/) {
       split(substr($0, RSTART, RLENGTH), word, " "); cases_failed += word[4]
     }
     open && (/<\/testcase>/ || /<testcase .*\/>/) {
       open = 0
+      skipped += cases_skipped
       if (status == "run") {
-        passed += cases_passed > 0 ? cases_passed : 1
+        passed += cases_passed + cases_skipped > 0 ? cases_passed : 1
       } else {
         passed += cases_passed
         failed += cases_failed > 0 ? cases_failed : 1
       }
     }
-    END { printf "%d %d\n", passed, failed }' "$@"
+    END { printf "%d %d %d\n", passed, failed, skipped }' "$@"
 }
 
 # The names of the tests that did not pass, one a line.
