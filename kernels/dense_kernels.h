@@ -2,8 +2,10 @@
 // dense tile. One table of functions per instruction set; the contract is the same for all:
 // a row's result depends on that row alone, never on how many rows are given or where it stands
 // among them (row determinism), and every sum has one fixed order per instruction set. All pointers
-// may be unaligned. bf16 values are the upper half of an IEEE f32, rounded to nearest even, stored
-// in uint16_t. No kernel allocates, throws, or reads outside the shapes it is given.
+// need the alignment of their element type only. rms_norm, rope, add, to_bf16, from_bf16, hadamard
+// and normalize give equal bits on every instruction set; the others on AVX2 and AVX-512. bf16
+// values are the upper half of an IEEE f32, rounded to nearest even, stored in uint16_t. No kernel
+// allocates, throws, or reads outside the shapes it is given.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +16,7 @@
 
 namespace kvferry::kernels {
 
-inline constexpr std::uint32_t kTileTokens = 64;   // tokens of a tile on the absolute grid
+inline constexpr std::uint32_t kTileTokens = 64;  // tokens of a tile on the absolute grid
 inline constexpr std::uint32_t kMaxHeadDim = 256;
 
 // f32 <-> bf16 of one value. NaN stays NaN. Rounds to nearest, ties to even.
@@ -39,16 +41,17 @@ struct DenseKernels {
   void (*to_bf16)(const float* x, std::size_t n, std::uint16_t* out);
   void (*from_bf16)(const std::uint16_t* x, std::size_t n, float* out);
 
-  // Normalised Walsh-Hadamard transform (natural order) of each of `heads` rows of head_dim (a power
-  // of two, 2..256), in place: butterflies of stride 1, 2, 4, ... in f32, then one multiplication by
-  // 1/sqrt(head_dim) rounded to f32. Its own inverse up to rounding. Equal bits on every
-  // instruction set, because encoded bytes depend on it.
+  // Normalised Walsh-Hadamard transform (natural order) of each of `heads` rows of head_dim (a
+  // power of two, 2..256), in place: butterflies of stride 1, 2, 4, ... in f32, then one
+  // multiplication by 1/sqrt(head_dim) rounded to f32. Its own inverse up to rounding. Equal bits
+  // on every instruction set, because encoded bytes depend on it.
   void (*hadamard)(float* x, std::size_t heads, std::size_t head_dim);
 
   // Attention of `rows` query rows over one tile of dense keys and values of one KV head, merged
   // into `states`. q: [rows][head_dim], already multiplied by 1/sqrt(head_dim). k, v:
   // [kTileTokens][head_dim], bf16 or f32. Row r sees the first visible[r] tokens (0..64; 0 leaves
-  // its state as it was); visible == nullptr means all 64. Tokens beyond visible[r] are not used
+  // its state as it was); visible == nullptr means all 64. head_dim is 1..kMaxHeadDim; multiples of
+  // 32 are fast. Uses up to 128 KiB of stack. Tokens beyond visible[r] are not used
   // (they may hold anything finite). Scores and p in f32; p is taken against this tile's own
   // maximum, then the tile's state is merged.
   void (*attend_dense_bf16)(const float* q, const std::uint16_t* k, const std::uint16_t* v,

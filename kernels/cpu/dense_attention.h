@@ -2,12 +2,13 @@
 // dense_<isa>.cpp.
 //
 // Both products of attention, scores = q . k^T and o = p . v, are the same small GEMM: rows of A by
-// a row-major B whose columns lie in registers. K is transposed into f32 [head_dim][64] and V
-// widened to f32 [64][stride] once per call; up to kBlockRows query rows then share each loaded
-// register. Whatever the blocking, a score is one chain of fma over d = 0 .. head_dim - 1 from 0
-// and an element of o one chain over t = 0, 1, ... from 0. Tokens that a row does not see have p =
-// +0; leaving them out of the chain changes nothing but perhaps the sign of a zero, which the "+ 0"
-// at its end removes. So a row's bits do not depend on the rows beside it.
+// a row-major B whose columns lie in registers. K is transposed into f32 [head_dim][64] once per
+// call, V widened to f32 [64][stride] (unless few rows ask); up to kBlockRows query rows then share
+// each loaded register. Whatever the blocking, a score is one chain of fma over
+// d = 0 .. head_dim - 1 from 0 and an element of o one chain over t = 0, 1, ... from 0. Tokens that
+// a row does not see have p = +0; leaving them out of the chain changes nothing but perhaps the
+// sign of a zero, which the "+ 0" at its end removes. So a row's bits do not depend on the rows
+// beside it.
 #pragma once
 
 #include "kernels/cpu/dense_vec.h"
@@ -23,17 +24,19 @@ constexpr std::size_t round_up(std::size_t n, std::size_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 
+// Value is float, or bf16 (std::uint16_t) where V is read as it lies.
+template <class Value>
 struct Tile {
   const float* keys;    // [head_dim][kTileTokens]
-  const float* values;  // [tokens][value_stride]
+  const Value* values;  // [tokens][value_stride]
   std::size_t head_dim;
   std::size_t value_stride;  // head_dim rounded up to kLanes, zeros behind head_dim
 };
 
 // sink(r, n, sum) is given, for each r < R and n < N, the register
 // SUM_{i < depth} a[r][i] * b[i][n * kLanes ..].
-template <int R, int N, class Sink>
-KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const float* b,
+template <int R, int N, class Value, class Sink>
+KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const Value* b,
                             std::size_t b_stride, std::size_t depth, Sink sink) {
   V sums[R][N];
 #pragma GCC unroll 8
@@ -60,8 +63,8 @@ KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const float* b
 }
 
 // product over `columns` registers (not only N): sink is given the index of the register.
-template <int R, class Sink>
-KVFERRY_INLINE void wide_product(const float* a, std::size_t a_stride, const float* b,
+template <int R, class Value, class Sink>
+KVFERRY_INLINE void wide_product(const float* a, std::size_t a_stride, const Value* b,
                                  std::size_t b_stride, std::size_t depth, int columns, Sink sink) {
   int first = 0;
   const auto shifted = [&](int r, int n, V sum) { sink(r, first + n, sum); };
@@ -120,8 +123,8 @@ struct MergeFactors {
   alignas(64) float theirs[16];
 };
 
-// Merges the maxima and sums of R <= 16 rows; neither side of a row may have both maxima at
-// -infinity. Rows past R hold zeros.
+// Merges the maxima and sums of R <= 16 rows. No other_m may be -infinity: then a maximum is finite
+// and no difference is NaN.
 template <int R>
 KVFERRY_INLINE void merge_sums(float* m, float* l, const float* other_m, const float* other_l,
                                MergeFactors* factors) {
@@ -148,8 +151,8 @@ KVFERRY_INLINE V merged(V o, float mine, V other, float theirs) {
   return fma(other, broadcast(theirs), mul(o, broadcast(mine)));
 }
 
-template <int R>
-void attend_rows(const Tile& tile, const float* q, const std::uint32_t* visible,
+template <int R, class Value>
+void attend_rows(const Tile<Value>& tile, const float* q, const std::uint32_t* visible,
                  AttentionStates states, std::size_t row) {
   std::uint32_t most = 0;
   std::uint32_t sees[R];
@@ -206,10 +209,19 @@ KVFERRY_INLINE float widened(std::uint16_t x) {
   return __builtin_bit_cast(float, static_cast<std::uint32_t>(x) << 16);
 }
 
-// k [64][head_dim] to out [head_dim][64], the first `tokens` (a multiple of 16). Blocks of kLanes
-// tokens by kLanes 32-bit words are transposed in registers; a word is one f32 or two bf16.
+// Asks for `bytes` at p. A tile seldom lies in the cache when one query comes by (decode), and the
+// strided loads of transpose_keys keep only 16 misses in flight, a fifth of what memory can give.
+KVFERRY_INLINE void prefetch(const void* p, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; i += 64) {
+    _mm_prefetch(static_cast<const char*>(p) + i, _MM_HINT_T0);
+  }
+}
+
+// k [64][head_dim] to out [head_dim][64], the first `tokens` (a multiple of 16); v is only asked
+// for. Blocks of kLanes tokens by kLanes 32-bit words are transposed in registers; a word is one
+// f32 or two bf16.
 template <class T>
-void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, float* out) {
+void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, const T* v, float* out) {
   constexpr std::size_t kPerWord = sizeof(float) / sizeof(T);
   constexpr std::size_t kStep = kLanes * kPerWord;
   const std::size_t whole = head_dim - head_dim % kStep;
@@ -218,8 +230,10 @@ void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, float*
       V words[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        words[i] = load(k + (t + static_cast<std::size_t>(i)) * head_dim + d);
+        words[i] = load_words(k + (t + static_cast<std::size_t>(i)) * head_dim + d);
       }
+      // The block's share of V, which is wanted next.
+      prefetch(v + t * head_dim + d * kLanes, sizeof(words));
       transpose(words);
       float* to = out + d * kTileTokens + t;
 #pragma GCC unroll 16
@@ -253,25 +267,15 @@ void widen_values(const T* v, std::size_t head_dim, std::size_t tokens, std::siz
   }
 }
 
-template <class T>
-void attend(const float* q, const T* k, const T* v, const std::uint32_t* visible,
-            AttentionStates states) {
-  std::uint32_t most = visible == nullptr ? kTileTokens : 0;
-  for (std::size_t r = 0; visible != nullptr && r < states.rows; ++r) {
-    if (visible[r] > most) most = visible[r];
-  }
-  if (most == 0 || states.rows == 0) return;
-  alignas(64) float keys[kMaxHeadDim * kTileTokens];
-  alignas(64) float values[kTileTokens * kMaxHeadDim];
-  const Tile tile = {keys, values, states.head_dim, round_up(states.head_dim, kLanes)};
-  transpose_keys(k, tile.head_dim, round_up(most, 16), keys);
-  widen_values(v, tile.head_dim, most, tile.value_stride, values);
+static_assert(kBlockRows == 6, "attend_last_rows lists the cases");
 
-  std::size_t row = 0;
-  for (; row + kBlockRows <= states.rows; row += kBlockRows) {
-    attend_rows<kBlockRows>(tile, q, visible, states, row);
-  }
+// The rows from `row` on, at most kBlockRows.
+template <class Value>
+void attend_last_rows(const Tile<Value>& tile, const float* q, const std::uint32_t* visible,
+                      AttentionStates states, std::size_t row) {
   switch (states.rows - row) {
+    case 6:
+      return attend_rows<6>(tile, q, visible, states, row);
     case 5:
       return attend_rows<5>(tile, q, visible, states, row);
     case 4:
@@ -285,6 +289,33 @@ void attend(const float* q, const T* k, const T* v, const std::uint32_t* visible
     default:
       return;
   }
+}
+
+template <class T>
+void attend(const float* q, const T* k, const T* v, const std::uint32_t* visible,
+            AttentionStates states) {
+  std::uint32_t most = visible == nullptr ? kTileTokens : 0;
+  for (std::size_t r = 0; visible != nullptr && r < states.rows; ++r) {
+    if (visible[r] > most) most = visible[r];
+  }
+  if (most == 0 || states.rows == 0) return;
+  alignas(64) float keys[kMaxHeadDim * kTileTokens];
+  prefetch(k, most * states.head_dim * sizeof(T));
+  transpose_keys(k, states.head_dim, round_up(most, 16), v, keys);
+  // A single block of rows reads V once, so widening it in registers saves the detour.
+  if (states.rows <= kBlockRows && states.head_dim % kLanes == 0) {
+    attend_last_rows(Tile<T>{keys, v, states.head_dim, states.head_dim}, q, visible, states, 0);
+    return;
+  }
+  alignas(64) float values[kTileTokens * kMaxHeadDim];
+  const std::size_t stride = round_up(states.head_dim, kLanes);
+  widen_values(v, states.head_dim, most, stride, values);
+  const Tile<float> tile = {keys, values, states.head_dim, stride};
+  std::size_t row = 0;
+  for (; row + kBlockRows < states.rows; row += kBlockRows) {
+    attend_rows<kBlockRows>(tile, q, visible, states, row);
+  }
+  attend_last_rows(tile, q, visible, states, row);
 }
 
 void attend_bf16(const float* q, const std::uint16_t* k, const std::uint16_t* v,

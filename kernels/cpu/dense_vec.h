@@ -21,7 +21,12 @@ constexpr int kBlockColumns = 4;  // registers of a register tile's row: 6 x 4 s
 
 KVFERRY_INLINE V zero() { return _mm512_setzero_ps(); }
 KVFERRY_INLINE V broadcast(float x) { return _mm512_set1_ps(x); }
-KVFERRY_INLINE V load(const void* p) { return _mm512_loadu_ps(p); }
+KVFERRY_INLINE V load(const float* p) { return _mm512_loadu_ps(p); }
+KVFERRY_INLINE V load(const std::uint16_t* p) {  // bf16, widened
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+KVFERRY_INLINE V load_words(const void* p) { return _mm512_loadu_ps(p); }
 KVFERRY_INLINE void store(float* p, V v) { _mm512_storeu_ps(p, v); }
 KVFERRY_INLINE __mmask16 first_lanes(std::size_t n) {
   return static_cast<__mmask16>((1u << n) - 1u);
@@ -115,7 +120,12 @@ constexpr int kBlockColumns = 2;  // 6 x 2 sums of 16 registers
 
 KVFERRY_INLINE V zero() { return _mm256_setzero_ps(); }
 KVFERRY_INLINE V broadcast(float x) { return _mm256_set1_ps(x); }
-KVFERRY_INLINE V load(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
+KVFERRY_INLINE V load(const float* p) { return _mm256_loadu_ps(p); }
+KVFERRY_INLINE V load(const std::uint16_t* p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+KVFERRY_INLINE V load_words(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
 KVFERRY_INLINE void store(float* p, V v) { _mm256_storeu_ps(p, v); }
 KVFERRY_INLINE V add(V a, V b) { return _mm256_add_ps(a, b); }
 KVFERRY_INLINE V sub(V a, V b) { return _mm256_sub_ps(a, b); }
@@ -181,7 +191,12 @@ constexpr int kBlockColumns = 2;
 
 KVFERRY_INLINE V zero() { return _mm_setzero_ps(); }
 KVFERRY_INLINE V broadcast(float x) { return _mm_set1_ps(x); }
-KVFERRY_INLINE V load(const void* p) { return _mm_loadu_ps(static_cast<const float*>(p)); }
+KVFERRY_INLINE V load(const float* p) { return _mm_loadu_ps(p); }
+KVFERRY_INLINE V load(const std::uint16_t* p) {
+  const __m128i halves = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), halves));
+}
+KVFERRY_INLINE V load_words(const void* p) { return _mm_loadu_ps(static_cast<const float*>(p)); }
 KVFERRY_INLINE void store(float* p, V v) { _mm_storeu_ps(p, v); }
 KVFERRY_INLINE V add(V a, V b) { return _mm_add_ps(a, b); }
 KVFERRY_INLINE V sub(V a, V b) { return _mm_sub_ps(a, b); }
