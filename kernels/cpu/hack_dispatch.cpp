@@ -4,10 +4,7 @@ namespace kvferry::kernels {
 
 // AVX2 runs the scalar functions: without VNNI its integer dots need pairwise sums that saturate,
 // and no worker that matters for speed lacks AVX-512.
-const HackKernels& hack_kernels(Isa isa) {
-  (void)isa;
-  return kHackScalar;
-}
+const HackKernels& hack_kernels(Isa isa) { return isa == Isa::kAvx512 ? kHackAvx512 : kHackScalar; }
 
 const HackKernels& hack_kernels() { return hack_kernels(active_isa()); }
 
