@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "cli/commands.h"
 #include "cli/demo_prompt.h"
+#include "cli/engine_setup.h"
 #include "cli/http_client.h"
 
 namespace kvferry::cli {
@@ -130,11 +131,6 @@ Status demo(const DemoOptions& options) {
 
 }  // namespace
 
-int run_demo(const DemoOptions& options) {
-  const Status status = demo(options);
-  if (status.ok()) return kExitOk;
-  fmt::print(stderr, "kvferry demo: {}\n", status.to_string());
-  return kExitFailed;
-}
+int run_demo(const DemoOptions& options) { return report("demo", demo(options)); }
 
 }  // namespace kvferry::cli

@@ -12,8 +12,9 @@
 #include <fstream>
 #include <thread>
 
-#include "base/log.h"
+#include "base/clock.h"
 #include "cli/commands.h"
+#include "cli/engine_setup.h"
 #include "cli/http_client.h"
 #include "cli/supervisor.h"
 #include "codec/codec_set.h"
@@ -182,11 +183,6 @@ Status up(UpOptions options) {
 
 }  // namespace
 
-int run_up(const UpOptions& options) {
-  const Status status = up(options);
-  if (status.ok()) return kExitOk;
-  fmt::print(stderr, "kvferry up: {}\n", status.to_string());
-  return kExitFailed;
-}
+int run_up(const UpOptions& options) { return report("up", up(options)); }
 
 }  // namespace kvferry::cli

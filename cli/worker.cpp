@@ -19,6 +19,7 @@
 #include "base/metrics.h"
 #include "base/process_metrics.h"
 #include "cli/commands.h"
+#include "cli/engine_setup.h"
 #include "cli/worker_config.h"
 #include "cluster/admin_http.h"
 #include "cluster/messages.h"
@@ -301,11 +302,9 @@ Status run_worker(proto::Role role, const std::string& config_file) {
 }  // namespace
 
 int run_worker_command(const std::string& role, const std::string& config_file) {
-  const Status status =
-      run_worker(role == "prefill" ? proto::ROLE_PREFILL : proto::ROLE_DECODE, config_file);
-  if (status.ok()) return kExitOk;
-  fmt::print(stderr, "kvferry {}: {}\n", role, status.to_string());
-  return kExitFailed;
+  return report(
+      role.c_str(),
+      run_worker(role == "prefill" ? proto::ROLE_PREFILL : proto::ROLE_DECODE, config_file));
 }
 
 }  // namespace kvferry::cli

@@ -2,6 +2,9 @@
 // Thread contract: pure functions.
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 #include "base/status.h"
 #include "control.pb.h"
 
@@ -17,6 +20,18 @@ inline proto::Envelope failed_envelope(const proto::Plan& plan, const Status& st
   failed.set_code(static_cast<std::uint32_t>(status.code()));
   failed.set_message(status.message());
   return envelope;
+}
+
+// Whether every id of a plan is one of the model's `vocab` ids. Checked before a plan shares a step
+// with others.
+inline Status check_ids(const proto::Plan& plan, std::uint32_t vocab) {
+  for (const std::int32_t id : plan.ids()) {
+    if (id < 0 || static_cast<std::uint32_t>(id) >= vocab) {
+      return invalid_argument("token id " + std::to_string(id) + " is outside the vocabulary of " +
+                              std::to_string(vocab));
+    }
+  }
+  return ok_status();
 }
 
 // The Status in a Failed. Codes that this version does not know, and OK, which no failure has, are

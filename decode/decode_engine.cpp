@@ -76,6 +76,7 @@ Result<DecodeEngine::RequestPtr> DecodeEngine::make_request(const proto::StartDe
         "a prompt of " + std::to_string(prompt) + " and " + std::to_string(generate) +
         " tokens to generate do not fit a context of " + std::to_string(config.context));
   }
+  KVF_RETURN_IF_ERROR(cluster::check_ids(order.plan(), config.vocab));
   transport::TransferIdentity& identity = request->identity;
   KVF_ASSIGN_OR_RETURN(identity.codec, parts_.codecs->find(order.plan().codec()));
   identity.request_id = order.plan().request_id();

@@ -57,6 +57,7 @@ Result<PrefillEngine::JobPtr> PrefillEngine::make_job(const proto::StartPrefill&
     return invalid_argument("a prompt has 1 to " + std::to_string(config.context) +
                             " tokens, not " + std::to_string(plan.ids_size()));
   }
+  KVF_RETURN_IF_ERROR(cluster::check_ids(plan, config.vocab));
   job->ids.assign(plan.ids().begin(), plan.ids().end());
   job->identity.request_id = plan.request_id();
   job->identity.transfer_id = plan.transfer_id();
@@ -220,7 +221,9 @@ void PrefillEngine::run_chunks(const std::vector<JobPtr>& batch,
       });
   const std::uint64_t elapsed_ns = monotonic_ns() - begin_ns;
   if (!status.ok()) {
-    for (const JobPtr& job : batch) fail(job, status);
+    // One bad prompt spoils its step; the others may be tried again, alone or elsewhere.
+    const Status each = batch.size() > 1 ? internal_error(status.message()) : status;
+    for (const JobPtr& job : batch) fail(job, each);
     return;
   }
   const std::uint64_t encode_ns = parts_.model->last_step().encode_ns;

@@ -1,0 +1,37 @@
+#include "cli/engine_setup.h"
+
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "cli/worker_config.h"
+
+namespace kvferry::cli {
+
+Result<LoadedEngine> load_engine(const EngineOptions& options) {
+  LoadedEngine engine;
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  engine.pool = std::make_unique<ComputePool>(options.threads > 0 ? options.threads : cores);
+  model::LoadOptions load;
+  KVF_ASSIGN_OR_RETURN(load.compute, parse_compute(options.compute));
+  load.pool = engine.pool.get();
+  KVF_ASSIGN_OR_RETURN(engine.model, model::load_model(options.model, load));
+  return engine;
+}
+
+Result<std::string> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) return not_found("cannot read " + path);
+  return text.str();
+}
+
+int report(const char* command, const Status& status) {
+  if (status.ok()) return kExitOk;
+  std::fprintf(stderr, "kvferry %s: %s\n", command, status.to_string().c_str());
+  return kExitFailed;
+}
+
+}  // namespace kvferry::cli

@@ -1,0 +1,26 @@
+// What the single-process commands start with: a compute pool and a model on it.
+// Thread contract: made and used by one thread.
+#pragma once
+
+#include <memory>
+
+#include "base/compute_pool.h"
+#include "base/status.h"
+#include "cli/commands.h"
+#include "model/model.h"
+
+namespace kvferry::cli {
+
+struct LoadedEngine {
+  std::unique_ptr<ComputePool> pool;
+  std::unique_ptr<model::Model> model;  // uses the pool
+};
+Result<LoadedEngine> load_engine(const EngineOptions& options);
+
+// The whole text of a file; kNotFound when it cannot be read.
+Result<std::string> read_file(const std::string& path);
+
+// Prints "kvferry NAME: ..." to standard error unless OK; the exit status.
+int report(const char* command, const Status& status);
+
+}  // namespace kvferry::cli
