@@ -151,9 +151,11 @@ KVFERRY_INLINE V merged(V o, float mine, V other, float theirs) {
   return fma(other, broadcast(theirs), mul(o, broadcast(mine)));
 }
 
+// Not inlined: inside a larger function the compiler spills the addresses of the inner loops.
 template <int R, class Value>
-void attend_rows(const Tile<Value>& tile, const float* q, const std::uint32_t* visible,
-                 AttentionStates states, std::size_t row) {
+__attribute__((noinline)) void attend_rows(const Tile<Value>& tile, const float* q,
+                                           const std::uint32_t* visible, AttentionStates states,
+                                           std::size_t row) {
   std::uint32_t most = 0;
   std::uint32_t sees[R];
   for (int r = 0; r < R; ++r) {
