@@ -56,13 +56,14 @@ struct Tokenizer::Impl {
   std::optional<PreTokenizer> pre_tokenizer;
   std::optional<AddedTokens> added;
   std::vector<Entry> entries;  // by id
+  std::string put_first;       // by the post_processor
   std::string bos_token;
   std::int32_t bos = -1;
   std::int32_t eos = -1;
   bool add_bos = false;
 
   Status read_model(const boost::json::value& file);
-  Status read_config(const boost::json::value& config, const boost::json::value& processor);
+  Status read_config(const boost::json::value& config);
   Result<std::int32_t> id_of_token(std::string_view name, std::string_view content) const;
 };
 
@@ -80,6 +81,7 @@ Status Tokenizer::Impl::read_model(const boost::json::value& file) {
   KVF_ASSIGN_OR_RETURN(bpe, Bpe::make(member(file, "model")));
   KVF_ASSIGN_OR_RETURN(pre_tokenizer, PreTokenizer::make(member(file, "pre_tokenizer")));
   KVF_ASSIGN_OR_RETURN(added, AddedTokens::make(member(file, "added_tokens")));
+  KVF_ASSIGN_OR_RETURN(put_first, token_put_first(member(file, "post_processor")));
   std::int32_t size = bpe->size();
   for (const AddedToken& token : added->all()) size = std::max(size, token.id + 1);
   entries.resize(static_cast<std::size_t>(size));
@@ -100,9 +102,7 @@ Result<std::int32_t> Tokenizer::Impl::id_of_token(std::string_view name,
                           " is not among the added_tokens");
 }
 
-Status Tokenizer::Impl::read_config(const boost::json::value& config,
-                                    const boost::json::value& processor) {
-  KVF_ASSIGN_OR_RETURN(const std::string put_first, token_put_first(processor));
+Status Tokenizer::Impl::read_config(const boost::json::value& config) {
   bos_token = token_text_of(member(config, "bos_token"));
   if (bos_token.empty()) bos_token = put_first;
   if (!put_first.empty() && put_first != bos_token) {
@@ -130,8 +130,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::load(const std::filesystem::
   const std::shared_ptr<Tokenizer> made(new Tokenizer);
   const Status model_status = made->impl_->read_model(model);
   if (!model_status.ok()) return model_status.with_context(file.string());
-  const Status config_status = made->impl_->read_config(
-      config.ok() ? *config : boost::json::value(), member(model, "post_processor"));
+  const Status config_status =
+      made->impl_->read_config(config.ok() ? *config : boost::json::value());
   if (!config_status.ok()) return config_status.with_context(model_dir.string());
   return std::shared_ptr<const Tokenizer>(made);
 }
