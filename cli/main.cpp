@@ -126,6 +126,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   std::string isa;
   app.add_option("--isa", isa, "Kernels to use: scalar, avx2, avx512; the best unless said")
+      ->envname("KVFERRY_ISA")
       ->check(CLI::IsMember({"scalar", "avx2", "avx512"}));
 
   GenerateOptions generate;

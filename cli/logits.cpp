@@ -1,0 +1,35 @@
+// `kvferry logits`.
+
+#include "model/logits.h"
+
+#include <thread>
+
+#include "cli/commands.h"
+#include "cli/engine_setup.h"
+#include "cli/worker_config.h"
+
+namespace kvferry::cli {
+namespace {
+
+Status logits(const LogitsOptions& options) {
+  model::LogitsCommand command;
+  command.model = options.engine.model;
+  command.out = options.out;
+  command.codec = options.codec;
+  if (!options.codec.empty()) command.prefill = options.prefill;
+  KVF_ASSIGN_OR_RETURN(command.compute, parse_compute(options.engine.compute));
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  command.threads = options.engine.threads > 0 ? options.engine.threads : cores;
+  if (options.ids_file.empty()) {
+    KVF_ASSIGN_OR_RETURN(command.ids, model::parse_ids(options.ids));
+  } else {
+    KVF_ASSIGN_OR_RETURN(command.ids, model::read_ids_file(options.ids_file));
+  }
+  return model::run_logits(command);
+}
+
+}  // namespace
+
+int run_logits(const LogitsOptions& options) { return report("logits", logits(options)); }
+
+}  // namespace kvferry::cli
