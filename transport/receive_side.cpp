@@ -53,9 +53,12 @@ void ReceiveSide::cancel(std::uint64_t transfer_id, const Status& why) {
 }
 
 void ReceiveSide::abandon() {
+  for (auto& [memory, landing] : landings_) {
+    orphans_ += landing.orphan ? 0 : 1;
+    landing.orphan = true;
+  }
   transfers_.clear();
   waiting_.clear();
-  landings_.clear();
 }
 
 // ---- lookups ----

@@ -49,7 +49,7 @@ class ReceiveSide : public KvReceiver {
   bool idle() const { return transfers_.empty() && landings_.empty(); }
   // Transfers to name in beats, by channel.
   void held(std::map<Channel*, std::vector<std::uint64_t>>& by_channel) const;
-  // Drops every transfer without a callback; for the hub's destructor.
+  // Drops every transfer without a callback, but not what is landing; for the hub's destructor.
   void abandon();
 
  private:

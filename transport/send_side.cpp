@@ -152,7 +152,10 @@ void SendSide::on_answer(Channel& channel, const FrameHeader& header,
     }
     return;
   }
-  if (!same_identity(t->header, header)) return context_.metrics.refused(RefusalCause::kIdentity);
+  // RELEASE in answer to a beat knows the transfer's id only, and can do no more than end it.
+  if (header.type != FrameType::kRelease && !same_identity(t->header, header)) {
+    return context_.metrics.refused(RefusalCause::kIdentity);
+  }
   const std::uint64_t now = context_.now_ns();
   t->lease_until_ns = std::max(t->lease_until_ns, now + context_.config.lease_ns);
   t->quiet_since_ns = now;

@@ -51,9 +51,9 @@ TransferHub::TransferHub(Transport& transport, Timers& timers, ExtentPool& pool,
 TransferHub::~TransferHub() {
   if (tick_timer_ != 0) context_->timers.cancel(tick_timer_);
   send_->abandon();
+  receive_->abandon();
   transport_.shutdown();
   transport_.set_handler(nullptr);
-  receive_->abandon();
 }
 
 KvSender& TransferHub::sender() { return *send_; }

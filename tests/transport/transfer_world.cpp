@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/log.h"
+
 namespace kvferry::transport::testing {
 
 void ScriptedPolicy::on_send(Channel& channel, WireFrame frame, Forward forward) {
@@ -35,6 +37,7 @@ double Process::refused(RefusalCause cause) {
 }
 
 World::World(const TransferConfig& c, std::size_t pool_bytes) : config(c) {
+  set_log_level(LogLevel::kError);
   timers.advance(kSecond);  // so that 0 is no valid time
   p = std::make_unique<Process>(network, io, timers, policy, 0xAAAA, kModel, config, pool_bytes);
   d = std::make_unique<Process>(network, io, timers, policy, 0xBBBB, kModel, config, pool_bytes);
