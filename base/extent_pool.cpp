@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -37,6 +38,17 @@ std::size_t available_memory_bytes() {
     if (key == "MemAvailable:") return kib * 1024;
   }
   return std::numeric_limits<std::size_t>::max();  // unknown: the touch below decides
+}
+
+// A container is killed, not refused, when it touches more than its limit.
+std::size_t container_limit_bytes() {
+  std::size_t limit = std::numeric_limits<std::size_t>::max();
+  for (const char* file :
+       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::size_t bytes = 0;
+    if (std::ifstream(file) >> bytes) limit = std::min(limit, bytes);  // "max" is no number
+  }
+  return limit;
 }
 
 Status no_memory(std::size_t bytes, const std::string& why) {
@@ -144,7 +156,7 @@ Result<std::unique_ptr<ExtentPool>> ExtentPool::create(std::size_t bytes) {
     return no_memory(bytes, "it is larger than the address space");
   }
   const std::size_t size = round_up(bytes, page);
-  const std::size_t available = available_memory_bytes();
+  const std::size_t available = std::min(available_memory_bytes(), container_limit_bytes());
   if (size > available) {
     return no_memory(size, fmt::format("{} MiB are available", available >> 20));
   }
