@@ -8,14 +8,13 @@
 #include "base/hash.h"
 
 namespace kvferry::model {
-namespace {
 
-// Columns of a panel. 256 x 512 rows of f32 are half an L2 cache; narrower panels for narrow
-// layers, so that there are enough of them to share.
 std::uint32_t panel_width(std::uint32_t out) {
   if (out >= 2048) return 256;
   return out >= 512 ? 128 : 64;
 }
+
+namespace {
 
 class Loader {
  public:

@@ -16,6 +16,10 @@
 
 namespace kvferry::model {
 
+// Columns of a panel of a layer with `out` outputs. 256 columns x 512 rows of f32 are half an L2
+// cache; narrower panels for narrow layers, so that there are enough of them to share.
+std::uint32_t panel_width(std::uint32_t out);
+
 struct LayerWeights {
   std::vector<float> input_norm, post_norm;  // [hidden]
   std::unique_ptr<Linear> qkv;               // out: q heads, then k heads, then v heads

@@ -1,0 +1,4 @@
+// The benchmarks that `kvferry bench` runs.
+#pragma once
+
+#include "bench/prefill_bench.h"
