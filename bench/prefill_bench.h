@@ -2,9 +2,9 @@
 //
 // Method: one warm-up, then `runs` prefills of the same ids, each in one forward call with one row
 // of the head; between them the model's own matrix products alone (512 rows, same panels, same
-// threads), so that a slow spell of a shared machine hits both. Reported is the median run and the
-// fastest product. Row-by-row agreement is tested elsewhere (tests/model); here the run fails if
-// two prefills give different logits.
+// threads), so that a slow spell of a shared machine hits both. Reported are the median run and the
+// fastest product by its median. Row-by-row agreement is tested elsewhere (tests/model); here the
+// run fails if two prefills give different logits.
 //
 // Thread contract: one thread, which drives the compute pool.
 #pragma once

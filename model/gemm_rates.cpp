@@ -14,6 +14,7 @@ namespace kvferry::model {
 struct GemmRates::Impl {
   ComputePool* pool = nullptr;
   std::vector<GemmRate> rates;
+  std::vector<std::vector<std::uint64_t>> times_ns;  // of each product, every repeat so far
   std::vector<std::unique_ptr<Linear>> products;
   std::vector<GemmScratch> scratch;
   std::vector<std::byte> x;
@@ -33,15 +34,13 @@ Result<std::unique_ptr<GemmRates>> GemmRates::create(const ModelConfig& config, 
                  {"o", q, config.hidden},
                  {"gate_up", config.hidden, 2 * config.intermediate},
                  {"down", config.intermediate, config.hidden}};
+  impl->times_ns.resize(impl->rates.size());
   GemmKernels kernels(compute);
   const auto source = make_random_source();
-  const auto random_rows = [&](const GemmRate& rate, std::uint32_t rows) {
-    return source->find(rate.name, rows, rate.in);
-  };
   std::uint64_t fingerprint = 0;
   std::uint32_t widest = 0;
   for (const auto& rate : impl->rates) {
-    KVF_ASSIGN_OR_RETURN(const auto tensor, random_rows(rate, rate.out));
+    KVF_ASSIGN_OR_RETURN(const auto tensor, source->find(rate.name, rate.out, rate.in));
     const auto fill = [&](std::uint32_t row0, std::uint32_t rows, std::byte* out) {
       source->read_rows(tensor, row0, rows, compute, out);
     };
@@ -60,14 +59,16 @@ Result<std::unique_ptr<GemmRates>> GemmRates::create(const ModelConfig& config, 
 void GemmRates::measure(int repeats) {
   for (std::size_t i = 0; i < impl_->products.size(); ++i) {
     GemmRate& rate = impl_->rates[i];
-    const double operations = 2.0 * kStepRows * rate.in * rate.out;
+    auto& times_ns = impl_->times_ns[i];
     for (int repeat = 0; repeat < repeats; ++repeat) {
       const std::uint64_t start_ns = monotonic_ns();
       impl_->products[i]->run(*impl_->pool, impl_->x.data(), kStepRows, impl_->scratch,
                               [](const PanelOutput&) {});
-      const auto elapsed_ns = static_cast<double>(monotonic_ns() - start_ns);
-      rate.gflops = std::max(rate.gflops, operations / std::max(1.0, elapsed_ns));
+      times_ns.push_back(std::max<std::uint64_t>(1, monotonic_ns() - start_ns));
     }
+    const auto middle = times_ns.begin() + static_cast<std::ptrdiff_t>(times_ns.size() / 2);
+    std::nth_element(times_ns.begin(), middle, times_ns.end());
+    rate.gflops = 2.0 * kStepRows * rate.in * rate.out / static_cast<double>(*middle);
   }
 }
 

@@ -17,7 +17,7 @@ namespace kvferry::model {
 struct GemmRate {
   std::string name;  // qkv, o, gate_up, down
   std::uint32_t in = 0, out = 0;
-  double gflops = 0.0;  // 2 * 512 * in * out operations over the fastest time so far
+  double gflops = 0.0;  // 2 * 512 * in * out operations over the median time so far
 };
 
 class GemmRates {
@@ -26,7 +26,8 @@ class GemmRates {
                                                    ComputePool& pool);
   ~GemmRates();
 
-  // Runs every product `repeats` times more and keeps the fastest.
+  // Runs every product `repeats` times more. The median, not the fastest, because a forward pass is
+  // judged against it, and that cannot pick its lucky moments either.
   void measure(int repeats);
   const std::vector<GemmRate>& rates() const;
 
