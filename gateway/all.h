@@ -1,0 +1,5 @@
+// Umbrella of the gateway room.
+#pragma once
+
+#include "gateway/gateway.h"
+#include "gateway/gateway_config.h"

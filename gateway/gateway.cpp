@@ -1,0 +1,323 @@
+#include "gateway/gateway.h"
+
+#include <algorithm>
+#include <boost/json/serialize.hpp>
+#include <boost/json/value.hpp>
+#include <ctime>
+#include <utility>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "cluster/admin_http.h"
+#include "codec/codec_set.h"
+#include "gateway/api_answer.h"
+#include "gateway/api_request.h"
+#include "gateway/served_model.h"
+#include "gateway/worker_links.h"
+
+namespace kvferry::gateway {
+namespace {
+
+namespace json = boost::json;
+using cluster::HttpExchange;
+using cluster::HttpHeaders;
+
+constexpr std::string_view kJson = "application/json";
+constexpr std::size_t kMaxRequestIdBytes = 128;
+constexpr std::uint64_t kTickNs = kSecond;
+// A reactor that has not come round for so long answers nothing in time.
+constexpr std::uint64_t kStuckNs = 10 * kSecond;
+
+std::int64_t wall_seconds() { return static_cast<std::int64_t>(std::time(nullptr)); }
+
+// What the client calls its request, if that can be sent back; else a name of our own.
+std::string request_name(std::string_view given, std::uint64_t number) {
+  const bool usable =
+      !given.empty() && given.size() <= kMaxRequestIdBytes &&
+      std::all_of(given.begin(), given.end(), [](char c) { return c > ' ' && c <= '~'; });
+  return usable ? std::string(given) : "req-" + std::to_string(number);
+}
+
+class GatewayProcess : public Gateway {
+ public:
+  GatewayProcess(boost::asio::io_context& io, Timers& timers, Metrics& metrics,
+                 const GatewayConfig& config, ServedModel model, codec::CodecSet codecs,
+                 std::unique_ptr<scheduler::RoutePolicy> policy);
+  ~GatewayProcess() override { stop(); }
+
+  Status listen();
+  std::uint16_t port() const override { return http_->port(); }
+  std::size_t active() const override { return requests_->active(); }
+  void drain(std::function<void()> drained) override;
+  void stop() override;
+
+ private:
+  void make_links();
+  void serve(const std::shared_ptr<HttpExchange>& exchange);
+  void generate(Endpoint endpoint, const std::shared_ptr<HttpExchange>& exchange);
+  void submit(Endpoint endpoint, ApiRequest request, const std::shared_ptr<HttpExchange>& exchange,
+              const HttpHeaders& headers);
+  cluster::AdminAnswer healthz() const;
+  cluster::AdminAnswer readyz() const;
+  void tick();
+  void check_drained();
+  void update_workers();
+
+  boost::asio::io_context& io_;
+  Timers& timers_;
+  Metrics& registry_;
+  GatewayConfig config_;
+  ServedModel model_;
+  codec::CodecSet codecs_;
+  GatewayMetrics metrics_;
+  scheduler::Router router_;
+  std::unique_ptr<RequestManager> requests_;
+  std::unique_ptr<WorkerLinks> links_;
+  std::unique_ptr<cluster::Membership> members_;
+  std::unique_ptr<cluster::HttpServer> http_;
+  cluster::AdminHandlers admin_;
+  Gauge& connections_;
+  std::int64_t started_s_ = wall_seconds();
+  std::uint64_t id_key_ = fresh_id();  // ids of answers are distinct across gateways
+  std::uint64_t last_number_ = 0;
+  std::uint64_t last_tick_ns_ = 0;
+  Timers::Id tick_ = 0;
+  bool draining_ = false;
+  std::function<void()> drained_;
+};
+
+GatewayProcess::GatewayProcess(boost::asio::io_context& io, Timers& timers, Metrics& metrics,
+                               const GatewayConfig& config, ServedModel model,
+                               codec::CodecSet codecs,
+                               std::unique_ptr<scheduler::RoutePolicy> policy)
+    : io_(io),
+      timers_(timers),
+      registry_(metrics),
+      config_(config),
+      model_(std::move(model)),
+      codecs_(std::move(codecs)),
+      metrics_(metrics),
+      router_(std::move(policy), config.local_prefill_tokens),
+      connections_(metrics.gauge("kvferry_gateway_http_connections", "Open HTTP connections.")) {
+  RequestManagerParts parts;
+  parts.timers = &timers_;
+  parts.metrics = &metrics_;
+  parts.router = &router_;
+  parts.tokenizer = model_.tokenizer;
+  parts.send = [this](scheduler::WorkerId id, const proto::Envelope& message) {
+    if (links_) links_->send(id, message);
+  };
+  requests_ = std::make_unique<RequestManager>(std::move(parts), config_.requests);
+  admin_.healthz = [this] { return healthz(); };
+  admin_.readyz = [this] { return readyz(); };
+  admin_.metrics = [this] {
+    connections_.set(static_cast<double>(http_->connections()));
+    return registry_.serialize();
+  };
+}
+
+Status GatewayProcess::listen() {
+  cluster::HttpHandlers handlers;
+  handlers.request = [this](const std::shared_ptr<HttpExchange>& exchange) { serve(exchange); };
+  handlers.refused = [this](std::string_view cause) { metrics_.http_refused(cause); };
+  KVF_ASSIGN_OR_RETURN(http_, cluster::listen_http(io_, timers_, config_.host, config_.port,
+                                                   config_.http, std::move(handlers)));
+  make_links();
+  tick();
+  log_info("gateway", "serving " + model_.name + " on http://" + config_.host + ":" +
+                          std::to_string(http_->port()));
+  return {};
+}
+
+void GatewayProcess::make_links() {
+  WorkerLinksHandlers handlers;
+  handlers.up = [this](scheduler::WorkerId id, const WorkerFacts& facts) {
+    requests_->worker_up(id, facts);
+    update_workers();
+  };
+  handlers.down = [this](scheduler::WorkerId id) {
+    requests_->worker_down(id);
+    update_workers();
+  };
+  handlers.load = [this](scheduler::WorkerId id, const scheduler::WorkerLoad& load) {
+    router_.worker_load(id, load);
+  };
+  handlers.message = [this](scheduler::WorkerId id, const proto::Envelope& message) {
+    requests_->worker_message(id, message);
+  };
+  links_ = std::make_unique<WorkerLinks>(io_, timers_, config_.liveness,
+                                         WorkerTerms{model_.name, model_.context, codecs_.specs()},
+                                         std::move(handlers));
+  update_workers();
+  members_ = cluster::static_membership(config_.workers);
+  members_->watch([this](const auto& members) { links_->set_members(members); });
+}
+
+void GatewayProcess::update_workers() {
+  metrics_.workers_up("prefill", router_.up(scheduler::Role::kPrefill));
+  metrics_.workers_up("decode", router_.up(scheduler::Role::kDecode));
+}
+
+// ---- HTTP ----
+
+void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& exchange) {
+  if (cluster::answer_admin(*exchange, admin_)) return;
+  const cluster::HttpRequest& request = exchange->request();
+  const bool completions = request.path == "/v1/completions";
+  const bool chat = request.path == "/v1/chat/completions";
+  const bool models = request.path == "/v1/models";
+  const std::string_view method = models ? "GET" : "POST";
+  if (!completions && !chat && !models) {
+    return respond_error(
+        *exchange,
+        {404, "There is no " + request.path, "invalid_request_error", "", "not_found", 0}, {});
+  }
+  if (request.method != method) {
+    return respond_error(*exchange,
+                         {405, request.path + " takes " + std::string(method) + " only",
+                          "invalid_request_error", "", "method_not_allowed", 0},
+                         {{"Allow", std::string(method)}});
+  }
+  if (models) {
+    return exchange->respond(200, kJson, models_json(model_.name, model_.context, started_s_));
+  }
+  generate(chat ? Endpoint::kChat : Endpoint::kCompletions, exchange);
+}
+
+void GatewayProcess::generate(Endpoint endpoint, const std::shared_ptr<HttpExchange>& exchange) {
+  const HttpHeaders headers{
+      {"X-Request-Id", request_name(exchange->request().header("x-request-id"), ++last_number_)}};
+  if (draining_) {
+    metrics_.request_done("refused");
+    return respond_error(*exchange,
+                         {503, "This gateway is shutting down", "server_error", "", "draining", 1},
+                         headers);
+  }
+  const ApiContext context{&model_, &codecs_, config_.default_max_tokens, config_.timeout_ns};
+  auto parsed = parse_api_request(endpoint, exchange->request().body,
+                                  exchange->request().header("x-kv-codec"), context);
+  if (const auto* error = std::get_if<ApiError>(&parsed)) {
+    metrics_.request_done("invalid");
+    return respond_error(*exchange, *error, headers);
+  }
+  submit(endpoint, std::move(std::get<ApiRequest>(parsed)), exchange, headers);
+}
+
+void GatewayProcess::submit(Endpoint endpoint, ApiRequest request,
+                            const std::shared_ptr<HttpExchange>& exchange,
+                            const HttpHeaders& headers) {
+  const std::uint64_t number = counter_random(id_key_, last_number_);
+  const auto answer = std::make_shared<ApiAnswer>(
+      exchange, ApiResponse(endpoint, request, model_.name, number, wall_seconds()), request.stream,
+      headers);
+  GenerationSink sink;
+  sink.text = [answer](std::string_view piece) { answer->text(piece); };
+  sink.done = [this, answer](const GenerationOutcome& outcome) {
+    answer->done(outcome);
+    check_drained();
+  };
+  const auto id = requests_->submit(std::move(request.generation), std::move(sink));
+  if (!id.ok()) {
+    metrics_.request_done("refused");
+    ApiError error = error_of(id.status());
+    if (id.status().code() == Code::kResourceExhausted) {
+      error.status = 429;
+      error.type = "rate_limit_error";
+      error.code = "rate_limit_exceeded";
+      error.retry_after_s = requests_->retry_after_s();
+    }
+    return respond_error(*exchange, error, headers);
+  }
+  exchange->on_gone([this, request_id = *id](const Status& why) {
+    requests_->cancel(request_id, why.message());
+    check_drained();
+  });
+}
+
+cluster::AdminAnswer GatewayProcess::healthz() const {
+  const std::uint64_t still_ns = timers_.now_ns() - last_tick_ns_;
+  const bool healthy = still_ns < kStuckNs;
+  return {healthy, json::serialize(json::value{{"healthy", healthy},
+                                               {"reactor_still_ms", still_ns / kMillisecond}}) +
+                       "\n"};
+}
+
+cluster::AdminAnswer GatewayProcess::readyz() const {
+  json::array reasons;
+  const std::size_t decode = router_.up(scheduler::Role::kDecode);
+  const std::size_t prefill = router_.up(scheduler::Role::kPrefill);
+  if (draining_) reasons.emplace_back("shutting down");
+  if (decode < config_.ready_decode_workers) {
+    reasons.emplace_back(std::to_string(decode) + " of " +
+                         std::to_string(config_.ready_decode_workers) + " decode workers are up");
+  }
+  if (prefill < config_.ready_prefill_workers) {
+    reasons.emplace_back(std::to_string(prefill) + " of " +
+                         std::to_string(config_.ready_prefill_workers) + " prefill workers are up");
+  } else if (config_.ready_prefill_workers > 0 && decode > 0 && !router_.has_pair()) {
+    reasons.emplace_back(
+        "no prefill worker computes as the decode workers do: fingerprint or numerics class of "
+        "their models differ");
+  }
+  json::array workers;
+  for (const WorkerLinks::Seen& seen : links_->seen()) {
+    json::object worker{{"host", seen.member.host},
+                        {"control_port", seen.member.control_port},
+                        {"up", seen.usable}};
+    if (!seen.role.empty()) worker["role"] = seen.role;
+    if (!seen.name.empty()) worker["name"] = seen.name;
+    if (!seen.problem.empty()) worker["problem"] = seen.problem;
+    workers.push_back(std::move(worker));
+  }
+  const bool ready = reasons.empty();
+  return {ready,
+          json::serialize(json::object{
+              {"ready", ready}, {"reasons", std::move(reasons)}, {"workers", std::move(workers)}}) +
+              "\n"};
+}
+
+void GatewayProcess::tick() {
+  last_tick_ns_ = timers_.now_ns();
+  tick_ = timers_.after(kTickNs, [this] { tick(); });
+}
+
+// ---- ending ----
+
+void GatewayProcess::drain(std::function<void()> drained) {
+  draining_ = true;
+  drained_ = std::move(drained);
+  log_info("gateway",
+           "draining: " + std::to_string(requests_->active()) + " requests are not finished");
+  check_drained();
+  http_->drain();
+}
+
+void GatewayProcess::check_drained() {
+  if (!draining_ || !drained_ || requests_->active() > 0) return;
+  // Later, and from outside of whatever ended the last request.
+  timers_.after(0, std::exchange(drained_, nullptr));
+}
+
+void GatewayProcess::stop() {
+  if (!requests_) return;
+  timers_.cancel(tick_);
+  if (http_) http_->stop();
+  requests_->cancel_all("the gateway stops");
+  requests_.reset();
+  links_.reset();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Gateway>> Gateway::start(boost::asio::io_context& io, Timers& timers,
+                                                Metrics& metrics, const GatewayConfig& config) {
+  KVF_ASSIGN_OR_RETURN(ServedModel model, ServedModel::load(config.model));
+  KVF_ASSIGN_OR_RETURN(codec::CodecSet codecs, codec::CodecSet::parse(config.codecs));
+  KVF_ASSIGN_OR_RETURN(auto policy, scheduler::make_policy(config.policy));
+  auto gateway = std::make_unique<GatewayProcess>(io, timers, metrics, config, std::move(model),
+                                                  std::move(codecs), std::move(policy));
+  KVF_RETURN_IF_ERROR(gateway->listen());
+  return std::unique_ptr<Gateway>(std::move(gateway));
+}
+
+}  // namespace kvferry::gateway

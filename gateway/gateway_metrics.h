@@ -1,0 +1,42 @@
+// Every metric of the gateway, with its help text, in one place.
+// Thread contract: made and used on the reactor's thread.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/metrics.h"
+
+namespace kvferry::gateway {
+
+class GatewayMetrics {
+ public:
+  explicit GatewayMetrics(Metrics& metrics);
+
+  // outcome: ok, invalid, refused, client_gone, deadline, failed.
+  void request_done(std::string_view outcome);
+  // An attempt that did not end its request. resumed: the client had tokens already.
+  void attempt_failed(std::string_view cause, bool resumed);
+  // cause: stale (of an older attempt), duplicate (a position that was there already).
+  void token_dropped(std::string_view cause);
+  void http_refused(std::string_view cause);
+  void workers_up(std::string_view role, std::size_t count);
+  void kv_bytes(const std::string& codec, double raw, double sent);
+
+  Histogram& ttft_seconds;
+  Histogram& inter_token_seconds;
+  Histogram& request_seconds;
+  Gauge& queued;
+  Gauge& running;
+  Gauge& waiting_for_worker;
+  Counter& attempts;
+  Counter& prompt_tokens;
+  Counter& completion_tokens;
+  Counter& prefills_remote;
+  Counter& prefills_local;
+
+ private:
+  Metrics& metrics_;
+};
+
+}  // namespace kvferry::gateway
