@@ -1,0 +1,39 @@
+// `kvferry bench`.
+
+#include <fmt/format.h>
+
+#include <boost/json.hpp>
+#include <thread>
+
+#include "bench/prefill_bench.h"
+#include "cli/commands.h"
+#include "cli/engine_setup.h"
+#include "cli/worker_config.h"
+
+namespace kvferry::cli {
+namespace {
+
+Status bench_prefill(const BenchPrefillOptions& options) {
+  bench::PrefillBenchOptions bench;
+  bench.model = options.engine.model;
+  bench.tokens = options.tokens;
+  bench.codec = options.codec;
+  KVF_ASSIGN_OR_RETURN(bench.compute, parse_compute(options.engine.compute));
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  bench.threads = options.engine.threads > 0 ? options.engine.threads : cores;
+  KVF_ASSIGN_OR_RETURN(const auto report, bench::run_prefill_bench(bench));
+  if (options.json) {
+    fmt::print("{}\n", boost::json::serialize(bench::to_json(report)));
+  } else {
+    fmt::print("{}", bench::to_text(report));
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+int run_bench_prefill(const BenchPrefillOptions& options) {
+  return report("bench prefill", bench_prefill(options));
+}
+
+}  // namespace kvferry::cli
