@@ -1,4 +1,5 @@
 #include <filesystem>
+#include <new>
 #include <span>
 #include <string>
 #include <utility>
@@ -52,15 +53,7 @@ std::uint64_t fingerprint_of(const ModelConfig& c, Compute compute, std::uint64_
   return hash64(std::as_bytes(std::span(scalars)), hash);
 }
 
-}  // namespace
-
-Result<ModelConfig> load_config(const std::string& model) {
-  if (const auto name = random_model_name(model)) return random_model_config(*name);
-  return read_config(model);
-}
-
-Result<std::unique_ptr<Model>> load_model(const std::string& model, const LoadOptions& options) {
-  if (options.pool == nullptr) return invalid_argument("load_model needs a compute pool");
+Result<std::unique_ptr<Model>> load(const std::string& model, const LoadOptions& options) {
   KVF_ASSIGN_OR_RETURN(const ModelConfig config, load_config(model));
   const Compute compute = resolve(options.compute);
   KVF_ASSIGN_OR_RETURN(const auto source, open_source(model));
@@ -71,6 +64,24 @@ Result<std::unique_ptr<Model>> load_model(const std::string& model, const LoadOp
   const std::uint64_t fingerprint = fingerprint_of(config, compute, weights->fingerprint);
   return std::unique_ptr<Model>(std::make_unique<LlamaModel>(
       config, compute, *options.pool, std::move(*weights), fingerprint, numerics));
+}
+
+}  // namespace
+
+Result<ModelConfig> load_config(const std::string& model) {
+  if (const auto name = random_model_name(model)) return random_model_config(*name);
+  return read_config(model);
+}
+
+Result<std::unique_ptr<Model>> load_model(const std::string& model, const LoadOptions& options) {
+  if (options.pool == nullptr) return invalid_argument("load_model needs a compute pool");
+  try {
+    return load(model, options);
+  } catch (const std::bad_alloc&) {
+    return resource_exhausted(model +
+                              ": not enough memory for the model; use a smaller one, or "
+                              "--compute bf16");
+  }
 }
 
 }  // namespace kvferry::model

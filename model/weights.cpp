@@ -10,8 +10,7 @@
 namespace kvferry::model {
 
 std::uint32_t panel_width(std::uint32_t out) {
-  if (out >= 2048) return 256;
-  return out >= 512 ? 128 : 64;
+  return out >= 1024 ? 256 : 128;
 }
 
 namespace {
