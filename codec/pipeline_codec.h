@@ -1,8 +1,11 @@
 // The codec made of domain stages and one storage stage. Segments, headers and checks are here;
 // what a closed tile's bytes mean is the storage stage's.
+//
+// Thread contract: as Codec.
 #pragma once
 
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "codec/codec.h"
@@ -46,5 +49,8 @@ class PipelineCodec final : public Codec {
   std::vector<std::shared_ptr<const DomainStage>> domain_;
   std::shared_ptr<const StorageStage> storage_;
 };
+
+// make_codec, for those inside the room who ask the storage stage itself.
+Result<std::shared_ptr<const PipelineCodec>> make_pipeline_codec(std::string_view spec);
 
 }  // namespace kvferry::codec

@@ -38,7 +38,7 @@ const std::vector<StageEntry>& list_stages() {
   return stages;
 }
 
-Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec) {
+Result<std::shared_ptr<const PipelineCodec>> make_pipeline_codec(std::string_view spec) {
   KVF_ASSIGN_OR_RETURN(const std::vector<SpecStage> parsed, parse_spec(spec));
   std::vector<std::shared_ptr<const DomainStage>> domain;
   std::shared_ptr<const StorageStage> storage;
@@ -66,8 +66,13 @@ Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec) {
   if (storage == nullptr) {
     return spec_error(spec.size() + 1, "\"| raw\" or \"| hack(...)\": something must store the KV");
   }
-  return std::shared_ptr<const Codec>(
+  return std::shared_ptr<const PipelineCodec>(
       std::make_shared<PipelineCodec>(std::move(domain), std::move(storage)));
+}
+
+Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec) {
+  KVF_ASSIGN_OR_RETURN(auto codec, make_pipeline_codec(spec));
+  return std::shared_ptr<const Codec>(std::move(codec));
 }
 
 std::shared_ptr<const Codec> make_exact_codec() {

@@ -1,4 +1,5 @@
 // The makers of all stages: one a file, entered in registry.cpp.
+// Thread contract: pure functions.
 #pragma once
 
 #include <memory>

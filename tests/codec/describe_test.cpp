@@ -1,0 +1,80 @@
+#include "codec/describe.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "codec/segment.h"
+
+namespace kvferry::codec {
+namespace {
+
+constexpr KvGeometry kLlama8b{32, 8, 32, 128};
+
+CodecDescription describe(std::string_view spec, const std::vector<std::uint32_t>& tokens,
+                          const FrameCost& frames = {}) {
+  auto description = describe_codec(spec, kLlama8b, tokens, frames);
+  EXPECT_TRUE(description.ok()) << description.status().to_string();
+  return std::move(description).value();
+}
+
+TEST(Describe, TwoBitsAllIn) {
+  const CodecDescription d = describe("hack(k=2,v=2)", {2048, 32768});
+  EXPECT_EQ(d.points[0].closed_bits_per_value, 2.5);
+  EXPECT_LE(d.points[0].bits_per_value, 2.75);
+  EXPECT_GE(d.points[0].bits_per_value, 2.6875);  // 31 tiles at 2.5 and one at 8.5, no headers
+  EXPECT_LE(d.points[1].bits_per_value, 2.6);
+  EXPECT_GE(d.points[1].bits_per_value, 2.5);
+}
+
+TEST(Describe, OtherCodecs) {
+  EXPECT_EQ(describe(kDefaultSpec, {64}).points[0].closed_bits_per_value, 3.5);
+  EXPECT_EQ(describe("hack(k=8,v=8)", {64}).points[0].closed_bits_per_value, 8.5);
+  const CostPoint raw = describe("raw", {2048}).points[0];
+  EXPECT_EQ(raw.closed_bits_per_value, 16.0);
+  EXPECT_GT(raw.bits_per_value, 16.0);
+  EXPECT_LT(raw.bits_per_value, 16.02);
+}
+
+// The parts add up to what segment_bytes says, plus frames.
+TEST(Describe, EveryByteIsCounted) {
+  for (const char* spec : {"raw", "hack(k=2,v=2)", "hadamard | hack(k=4,v=2)", "hack(k=8,v=8)"}) {
+    const auto codec = *make_codec(spec);
+    for (const std::uint32_t tokens : {1u, 63u, 64u, 65u, 128u, 1000u}) {
+      const CostPoint point = describe(spec, {tokens}).points[0];
+      std::uint64_t segments = 0;
+      for (std::uint32_t first = 0; first < tokens; first += kTileTokens) {
+        segments += codec->segment_bytes(kLlama8b, first / kTileTokens,
+                                         std::min(kTileTokens, tokens - first));
+      }
+      EXPECT_EQ(point.bytes.total() - point.bytes.frame_headers, kLlama8b.layers * segments)
+          << spec << " " << tokens;
+      EXPECT_EQ(point.values, std::uint64_t{tokens} * 2 * 32 * 8 * 128);
+    }
+  }
+}
+
+// A frame holds whole segments of one layer.
+TEST(Describe, Frames) {
+  const std::size_t segment = (*make_codec("raw"))->segment_bytes(kLlama8b, 1, kTileTokens);
+  const auto headers = [&](std::uint32_t tiles, std::size_t payload) {
+    const FrameCost frames{100, payload};
+    return describe("raw", {64 * tiles}, frames).points[0].bytes.frame_headers / (100 * 32);
+  };
+  EXPECT_EQ(headers(1, segment), 1u);
+  EXPECT_EQ(headers(4, 2 * segment), 2u);
+  EXPECT_EQ(headers(5, 2 * segment + 1), 3u);
+  EXPECT_EQ(headers(5, 100 * segment), 1u);
+  EXPECT_EQ(headers(2, segment - 1), 4u);  // one that does not fit is cut
+}
+
+TEST(Describe, Errors) {
+  EXPECT_EQ(describe_codec("hak", kLlama8b, {64}).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(describe_codec("raw", kLlama8b, {0}).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(describe_codec("hack", {32, 8, 32, 80}, {64}).status().code(), Code::kUnsupported);
+  EXPECT_EQ(describe_codec("raw", kLlama8b, {64}, {128, 0}).status().code(),
+            Code::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace kvferry::codec

@@ -1,0 +1,171 @@
+#include "codec/spec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+#include "base/hash.h"
+#include "codec/codec.h"
+#include "codec/codec_set.h"
+#include "codec/stage.h"
+
+namespace kvferry::codec {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+std::string spec_of(std::string_view text) {
+  const auto codec = make_codec(text);
+  return codec.ok() ? (*codec)->spec() : codec.status().to_string();
+}
+
+TEST(Spec, EqualMeaningHasEqualText) {
+  EXPECT_EQ(spec_of("hadamard | hack(k=4,v=2)"), "hadamard | hack(k=4,v=2)");
+  EXPECT_EQ(spec_of("  hadamard|hack ( v = 2 ,\tk = 4 )\n"), "hadamard | hack(k=4,v=2)");
+  EXPECT_EQ(spec_of("hadamard() | hack(k=4,v=2,first_bits=8)"), "hadamard | hack(k=4,v=2)");
+  EXPECT_EQ(spec_of("hack"), "hack(k=4,v=2)");
+  EXPECT_EQ(spec_of("hack(k=2,v=2,range=search)"), "hack(k=2,v=2)");
+  EXPECT_EQ(spec_of("hack(k=2,v=2,range=minmax)"), "hack(k=2,v=2,range=minmax)");
+  EXPECT_EQ(spec_of("hack(k=8,v=4,range=minmax)"), "hack(k=8,v=4)");
+  EXPECT_EQ(spec_of("hack(k=8,v=4,range=search)"), "hack(k=8,v=4,range=search)");
+  EXPECT_EQ(spec_of("hack(k=4,v=2,range=search)"), "hack(k=4,v=2,range=search)");
+  EXPECT_EQ(spec_of("hack(k=4,v=2,range=minmax)"), "hack(k=4,v=2,range=minmax)");
+  EXPECT_EQ(spec_of("raw"), "raw");
+  EXPECT_EQ(spec_of("hadamard|raw"), "hadamard | raw");
+}
+
+TEST(Spec, NormalisedSpecsAreFixedPoints) {
+  std::set<CodecId> ids;
+  for (const char* prefix : {"", "hadamard | "}) {
+    for (const char* k : {"2", "4", "8"}) {
+      for (const char* v : {"2", "4", "8"}) {
+        for (const char* range : {"", ",range=minmax", ",range=search"}) {
+          const std::string text = std::string(prefix) + "hack(k=" + k + ",v=" + v + range + ")";
+          const std::string normal = spec_of(text);
+          EXPECT_EQ(spec_of(normal), normal) << text;
+          ids.insert((*make_codec(text))->id());
+        }
+      }
+    }
+  }
+  // Of the three ways to write a range, two mean the same, except where K and V have different
+  // defaults (4 of the 9 pairs): there all three differ.
+  EXPECT_EQ(ids.size(), 2u * (5 * 2 + 4 * 3));
+}
+
+// Ids are on the wire and in stored keys: they never change.
+TEST(Spec, IdsAreStable) {
+  EXPECT_EQ((*make_codec("raw"))->id(), 0x1dddc59c28b3ac7eu);
+  EXPECT_EQ((*make_codec("hadamard | hack(k=4,v=2)"))->id(), 0x58068a07885fbcaau);
+  EXPECT_EQ((*make_codec("hack(k=2,v=2)"))->id(), 0xba0eaa6a47d0dae6u);
+  EXPECT_EQ((*make_codec("hack(k=2,v=2)"))->id(), hash64("hack(k=2,v=2)"));
+  EXPECT_EQ((*make_codec(kDefaultSpec))->spec(), kDefaultSpec);
+}
+
+struct Wrong {
+  std::string text;
+  std::size_t position;
+  std::string expected;
+};
+
+TEST(Spec, ErrorsPointAtTheCharacter) {
+  const Wrong cases[] = {
+      {"", 1, "the name of a stage"},
+      {"  ", 3, "the name of a stage"},
+      {"hack(k=4,v=2) |", 16, "the name of a stage"},
+      {"4hack", 1, "the name of a stage"},
+      {"rawx", 1, "raw, hadamard, hack"},
+      {"hadamard | hak(k=2)", 12, "raw, hadamard, hack"},
+      {"hack(k=3)", 8, "2, 4 or 8 for \"k\""},
+      {"hack(k=-2)", 8, "2, 4 or 8"},
+      {"hack(k=2x)", 8, "2, 4 or 8"},
+      {"hack(k=99999999999999999999)", 8, "2, 4 or 8"},
+      {"hack(k=2,v=16)", 12, "2, 4 or 8 for \"v\""},
+      {"hack(first_bits=4)", 17, "8 for \"first_bits\""},
+      {"hack(range=lsq)", 12, "minmax or search"},
+      {"hack(k=2,k=2)", 10, "\"k\" only once"},
+      {"hack(bits=2)", 6, "k, v, range or first_bits"},
+      {"hack(2)", 6, "k, v, range or first_bits"},
+      {"hack(k=)", 8, "a value for \"k\""},
+      {"hack(k=2", 9, "\",\" or \")\""},
+      {"hack(k=2 v=2)", 10, "\",\" or \")\""},
+      {"hack(,k=2)", 6, "key=value"},
+      {"hack(k-1=2)", 6, "a key"},
+      {"hack(k=2))", 10, "\"|\" or the end"},
+      {"hack raw", 6, "\"|\" or the end"},
+      {"raw(x=1)", 5, "takes none"},
+      {"raw | hack", 7, "nothing comes behind raw"},
+      {"hadamard", 9, "must store"},
+      {"hadamard | hadamard | raw", 12, "there already"},
+      {"exact", 1, "a stage"},
+      {"raw\x01", 4, "\"|\" or the end"},
+      {std::string("raw\0", 4), 4, "\"|\" or the end"},
+      {std::string(5000, ' '), 4097, "4096"},
+  };
+  for (const Wrong& wrong : cases) {
+    const auto codec = make_codec(wrong.text);
+    ASSERT_FALSE(codec.ok()) << wrong.text;
+    EXPECT_EQ(codec.status().code(), Code::kInvalidArgument);
+    EXPECT_THAT(
+        codec.status().message(),
+        StartsWith("codec spec, character " + std::to_string(wrong.position) + ": expected "))
+        << wrong.text;
+    EXPECT_THAT(codec.status().message(), HasSubstr(wrong.expected)) << wrong.text;
+  }
+  EXPECT_TRUE(make_codec("raw" + std::string(kMaxSpecBytes - 3, ' ')).ok());
+}
+
+// The grammar has room for stages to come: bare values, decimals, file names.
+TEST(Spec, ParsesWhatOtherStagesNeed) {
+  const auto stages =
+      parse_spec("score(snapkv, window=32) | allocate(pyramid,keep=0.25) | profile(a/b-1.yaml)");
+  ASSERT_TRUE(stages.ok()) << stages.status().to_string();
+  ASSERT_EQ(stages->size(), 3u);
+  EXPECT_EQ((*stages)[0].arguments[0].key, "");
+  EXPECT_EQ((*stages)[0].arguments[0].value, "snapkv");
+  EXPECT_EQ((*stages)[0].arguments[1].position, 15u);
+  EXPECT_EQ((*stages)[0].arguments[1].value_position, 22u);
+  EXPECT_EQ((*stages)[1].arguments[1].value, "0.25");
+  EXPECT_EQ((*stages)[2].arguments[0].value, "a/b-1.yaml");
+}
+
+TEST(Spec, EveryListedStageCanBeMade) {
+  for (const StageEntry& entry : list_stages()) {
+    const auto made = entry.make(SpecStage{std::string(entry.name), 1, {}});
+    ASSERT_TRUE(made.ok()) << entry.name;
+    EXPECT_NE(made->domain == nullptr, made->storage == nullptr) << entry.name;
+    EXPECT_THAT(std::string(entry.usage), StartsWith(std::string(entry.name)));
+  }
+}
+
+TEST(Spec, SetsOfAllowedCodecs) {
+  const auto set = CodecSet::parse({"hack(v=2,k=2)", "raw", "hack(k=2,v=2,range=search)"});
+  ASSERT_TRUE(set.ok());
+  EXPECT_THAT(set->specs(), ::testing::ElementsAre("hack(k=2,v=2)", "raw"));
+  EXPECT_EQ((*set->find(""))->spec(), "hack(k=2,v=2)");
+  EXPECT_EQ((*set->find(" raw "))->spec(), "raw");
+  EXPECT_THAT(set->find("hack").status().message(), HasSubstr("hack(k=2,v=2); raw"));
+  EXPECT_FALSE(CodecSet::parse({}).ok());
+}
+
+TEST(Spec, GeometriesThatAreNotServed) {
+  const auto why_not = [](const char* spec, KvGeometry geometry) {
+    return (*make_codec(spec))->supports(geometry).message();
+  };
+  EXPECT_EQ(why_not("hadamard | hack", {4, 2, 8, 64}), "");
+  EXPECT_EQ(why_not("raw", {4, 2, 8, 80}), "");
+  EXPECT_THAT(why_not("hack", {4, 2, 8, 80}), HasSubstr("64, 128 or 256; use raw"));
+  EXPECT_THAT(why_not("hadamard | raw", {4, 2, 8, 80}), HasSubstr("power of two"));
+  EXPECT_THAT(why_not("raw", {4, 3, 8, 64}), HasSubstr("not a multiple of 3"));
+  EXPECT_THAT(why_not("raw", {4, 2, 8, 512}), HasSubstr("head_dim 512"));
+  EXPECT_THAT(why_not("raw", {4, 0, 8, 64}), HasSubstr("not be zero"));
+  EXPECT_THAT(why_not("raw", {70000, 2, 8, 64}), HasSubstr("65535"));
+  EXPECT_EQ(why_not("raw", {1, 65535, 65535, 256}), "");
+  EXPECT_THAT(make_exact_codec()->supports({1, 65535, 65535, 256}).message(), HasSubstr("4 GiB"));
+}
+
+}  // namespace
+}  // namespace kvferry::codec
