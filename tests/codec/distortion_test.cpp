@@ -1,0 +1,167 @@
+// How much encoding loses: mean squared error over variance in two-sided windows (too good is as
+// suspicious as too bad), what search and Hadamard buy, and the domain's inverse.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/isa.h"
+#include "kv_data.h"
+
+namespace kvferry::codec::testing {
+namespace {
+
+constexpr std::uint32_t kDim = 128;
+constexpr std::uint32_t kHeads = 4;
+constexpr KvGeometry kGeometry{1, kHeads, kHeads, kDim};
+constexpr std::uint32_t kTiles = 8;
+
+using Source = double (*)(std::uint64_t seed, std::uint64_t index);
+
+double laplace(std::uint64_t seed, std::uint64_t index) {  // of variance 1
+  const double u = uniform(seed, index) - 0.5;
+  return -std::copysign(std::sqrt(0.5), u) * std::log1p(-2.0 * std::fabs(u));
+}
+// One value in 64 is 16 times larger.
+double outliers(std::uint64_t seed, std::uint64_t index) {
+  return gaussian(seed, index) * (uniform(seed + 99, index) < 1.0 / 64 ? 16.0 : 1.0);
+}
+// Twelve channels of 128, spread irregularly, have 20 times the deviation of the others.
+double outlier_channels(std::uint64_t seed, std::uint64_t index) {
+  return gaussian(seed, index) * (index % kDim * 37 % kDim < 12 ? 20.0 : 1.0);
+}
+double constant(std::uint64_t seed, std::uint64_t index) {
+  return 1.0 + gaussian(seed, index % kDim);
+}
+
+struct Loss {
+  double k = 0.0, v = 0.0;  // squared error over the squares of the values' deviation from 0
+};
+
+// Encodes tiles behind the first of values in the codec's domain, as a worker would, and compares
+// what comes back.
+Loss loss_of(const std::string& spec, Source source) {
+  const auto codec = *make_codec(spec);
+  const std::size_t n = std::size_t{kHeads} * kTileTokens * kDim;
+  std::vector<float> k(n), v(n), k_back(n), v_back(n);
+  std::vector<std::uint16_t> k_open(n), v_open(n);
+  std::vector<std::byte> segment(codec->segment_bytes(kGeometry, 1, kTileTokens));
+  double k_error = 0.0, v_error = 0.0, k_square = 0.0, v_square = 0.0;
+  for (std::uint32_t tile = 1; tile <= kTiles; ++tile) {
+    for (std::size_t i = 0; i < n; ++i) {
+      k[i] = static_cast<float>(source(2 * tile, i));
+      v[i] = static_cast<float>(source(2 * tile + 1, i));
+    }
+    codec->to_domain_k(k.data(), kHeads * kTileTokens, kDim);
+    codec->to_domain_v(v.data(), kHeads * kTileTokens, kDim);
+    for (std::size_t i = 0; i < n; ++i) {
+      k_open[i] = kernels::bf16_from_f32(k[i]);
+      v_open[i] = kernels::bf16_from_f32(v[i]);
+    }
+    const OpenTile open{reinterpret_cast<std::byte*>(k_open.data()),
+                        reinterpret_cast<std::byte*>(v_open.data())};
+    const Status status = codec->encode(kGeometry, 0, tile, kTileTokens, open, segment);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    for (std::uint32_t h = 0; h < kHeads; ++h) {
+      const std::size_t head = std::size_t{h} * kTileTokens * kDim;
+      codec->reconstruct(kGeometry, segment, h, k_back.data() + head, v_back.data() + head);
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      k_error += std::pow(k_back[i] - k[i], 2.0);
+      v_error += std::pow(v_back[i] - v[i], 2.0);
+      k_square += std::pow(k[i], 2.0);
+      v_square += std::pow(v[i], 2.0);
+    }
+  }
+  return {k_error / k_square, v_error / v_square};
+}
+
+struct Window {
+  const char* source_name;
+  Source source;
+  const char* spec;
+  double low, high;  // of K and of V
+};
+
+TEST(Distortion, LiesInItsWindow) {
+  const Window windows[] = {
+      // Known figures for Gaussian groups of 64: 0.203 min-max and 0.111 search at 2 bits.
+      {"gaussian", gaussian, "hack(k=2,v=2,range=minmax)", 0.196, 0.210},
+      {"gaussian", gaussian, "hack(k=2,v=2)", 0.108, 0.114},
+      {"gaussian", gaussian, "hack(k=4,v=4)", 0.0076, 0.0084},
+      {"gaussian", gaussian, "hack(k=4,v=4,range=search)", 0.0071, 0.0079},
+      {"gaussian", gaussian, "hack(k=8,v=8)", 0.000027, 0.000034},
+      {"gaussian", gaussian, "raw", 1e-7, 4e-6},
+      {"laplace", laplace, "hack(k=2,v=2,range=minmax)", 0.300, 0.330},
+      {"laplace", laplace, "hack(k=2,v=2)", 0.157, 0.171},
+      {"laplace", laplace, "hack(k=4,v=4)", 0.0115, 0.0133},
+      {"laplace", laplace, "hack(k=4,v=4,range=search)", 0.0108, 0.0123},
+      {"outliers", outliers, "hack(k=2,v=2,range=minmax)", 0.58, 0.66},
+      {"outliers", outliers, "hack(k=2,v=2)", 0.15, 0.17},
+  };
+  for (const Window& w : windows) {
+    const Loss loss = loss_of(w.spec, w.source);
+    for (const double value : {loss.k, loss.v}) {
+      EXPECT_GE(value, w.low) << w.spec << " on " << w.source_name;
+      EXPECT_LE(value, w.high) << w.spec << " on " << w.source_name;
+    }
+  }
+}
+
+// K shares a scale along a channel, so channels of one value cost nothing; V along a token does
+// not.
+TEST(Distortion, ConstantChannelsOfKAreFree) {
+  for (const char* spec : {"hack(k=2,v=2)", "hack(k=2,v=2,range=minmax)"}) {
+    const Loss loss = loss_of(spec, constant);
+    EXPECT_LT(loss.k, 4e-6) << spec;  // rounding to bf16
+    EXPECT_GT(loss.v, 0.01) << spec;
+  }
+}
+
+// Outlier channels: per-channel scales save K without help; V has them within its groups, and
+// Hadamard spreads them.
+TEST(Distortion, HadamardTamesOutlierChannels) {
+  const Loss plain = loss_of("hack(k=2,v=2)", outlier_channels);
+  const Loss rotated = loss_of("hadamard | hack(k=2,v=2)", outlier_channels);
+  EXPECT_LT(rotated.v, 0.8 * plain.v);
+  EXPECT_GE(rotated.v, 0.08);
+  EXPECT_LE(rotated.v, 0.112);  // what Gaussian values lose
+  EXPECT_LE(plain.k, 0.12);
+}
+
+TEST(Distortion, DomainRoundTripAndScores) {
+  for (const kernels::Isa isa : kernels::available_isas()) {
+    ASSERT_TRUE(kernels::force_isa(isa));
+    for (const char* spec : {"raw", "hack(k=4,v=2)", "hadamard | hack(k=4,v=2)"}) {
+      const auto codec = *make_codec(spec);
+      const bool rotates = std::string(spec).starts_with("hadamard");
+      for (const std::size_t dim : {64u, 128u, 256u}) {
+        std::vector<float> q(2 * dim), k(2 * dim), v(2 * dim);
+        for (std::size_t i = 0; i < 2 * dim; ++i) {
+          q[i] = static_cast<float>(gaussian(1, i));
+          k[i] = static_cast<float>(gaussian(2, i));
+          v[i] = static_cast<float>(gaussian(3, i));
+        }
+        const auto dot = [dim](const std::vector<float>& a, const std::vector<float>& b) {
+          double sum = 0.0;
+          for (std::size_t d = 0; d < dim; ++d) sum += double{a[d]} * b[d];
+          return sum;
+        };
+        const std::vector<float> v_before = v;
+        const double score = dot(q, k);
+        codec->to_domain_q(q.data(), 2, dim);
+        codec->to_domain_k(k.data(), 2, dim);
+        codec->to_domain_v(v.data(), 2, dim);
+        EXPECT_NEAR(dot(q, k), score, 1e-4) << spec;
+        EXPECT_EQ(v != v_before, rotates) << spec;
+        codec->from_domain_o(v.data(), 2, dim);
+        for (std::size_t i = 0; i < 2 * dim; ++i) EXPECT_NEAR(v[i], v_before[i], 2e-6) << spec;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvferry::codec::testing
