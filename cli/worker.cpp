@@ -112,6 +112,7 @@ Status Worker::start_transport() {
   KVF_RETURN_IF_ERROR(transport::ucx_self_test(config_.ucx_tls));
   transport::UcxConfig ucx;
   ucx.tls = config_.ucx_tls;
+  ucx.arena = pool_->arena();
   KVF_ASSIGN_OR_RETURN(transport_, transport::make_ucx_transport(io_, *timers_, ucx));
   const transport::ModelIdentity identity{model_->fingerprint(), model_->numerics_class()};
   hub_ = std::make_unique<transport::TransferHub>(*transport_, *timers_, *pool_, epoch_, identity,
