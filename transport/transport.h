@@ -7,3 +7,4 @@
 #include "transport/loopback.h"
 #include "transport/transfer_config.h"
 #include "transport/transfer_hub.h"
+#include "transport/ucx_transport.h"
