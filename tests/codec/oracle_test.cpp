@@ -21,6 +21,7 @@ struct Case {
   std::uint32_t tokens;
   std::uint32_t gqa;
   Kind kind;
+  float query_scale = 1.0f;
 };
 
 std::string describe(const Case& c, kernels::Isa isa) {
@@ -67,7 +68,8 @@ void run_case(const Case& c) {
   const std::uint32_t rows = std::max(c.gqa, 3u);
   std::vector<Errors> errors(kernels::available_isas().size());
   for (std::uint32_t h = 0; h < geometry.kv_heads; ++h) {
-    const std::vector<float> queries = make_queries(seed + 7 + h, rows, c.head_dim);
+    std::vector<float> queries = make_queries(seed + 7 + h, rows, c.head_dim);
+    for (float& q : queries) q *= c.query_scale;
     const DecodedHead head = decode_head(sequence.kv(), h);
     const OracleAnswer want = oracle(head, queries, seed + h);
     for (std::size_t i = 0; i < errors.size(); ++i) {
@@ -119,6 +121,18 @@ TEST_F(Oracle, EveryLengthAroundATile) {
 TEST_F(Oracle, EveryGqaRatio) {
   for (std::uint32_t gqa = 1; gqa <= 8; ++gqa) {
     run_case({hack(2, 2), 64, 128, gqa, Kind::kGaussian});
+  }
+}
+
+// Large queries make the softmax sharp, and the rounding of q the greater error. Many rows, because
+// where two tokens almost tie, one row may err by much more than the others.
+TEST_F(Oracle, SharpSoftmax) {
+  for (const std::uint32_t head_dim : {64u, 128u}) {
+    for (const float scale : {2.0f, 4.0f, 8.0f}) {
+      for (const std::string& spec : {hack(2, 2), hack(4, 2), hack(4, 8)}) {
+        run_case({spec, head_dim, 256, 24, Kind::kGaussian, scale});
+      }
+    }
   }
 }
 
