@@ -359,6 +359,9 @@ void DecodeEngine::accept_token(const RequestPtr& request, std::int32_t id, floa
   token.set_position(request->prompt() + request->generated);
   token.set_id(id);
   token.set_logprob(logprob);
+  // What the prompt's KV cost is known with the first token, and with the second how long a decode
+  // step took; a request that ends at a stop string or with its client never gets to Finished.
+  if (request->generated < 2) fill_usage(*request, *token.mutable_usage());
   request->last_id = id;
   ++request->generated;
   tokens_.add();

@@ -211,6 +211,7 @@ void read_max_tokens(JsonFields& fields, Endpoint endpoint, const ApiContext& co
 
 void read_stream(JsonFields& fields, ApiRequest& request) {
   request.stream = fields.boolean("stream").value_or(false);
+  request.return_token_ids = fields.boolean("return_token_ids").value_or(false);
   const json::value* options = fields.find("stream_options");
   if (options == nullptr) return;
   if (!options->is_object()) {

@@ -23,7 +23,8 @@ struct ApiRequest {
   Generation generation;
   bool stream = false;
   bool include_usage = false;
-  bool sampled = false;  // otherwise greedy, and the seed means nothing
+  bool return_token_ids = false;  // as vLLM has it: the answer's ids beside its text
+  bool sampled = false;           // otherwise greedy, and the seed means nothing
 };
 
 struct ApiContext {

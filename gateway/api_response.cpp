@@ -3,6 +3,7 @@
 #include <array>
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
+#include <boost/json/value_from.hpp>
 #include <charconv>
 #include <utility>
 
@@ -56,6 +57,7 @@ ApiResponse::ApiResponse(Endpoint endpoint, const ApiRequest& request, std::stri
                          std::uint64_t number, std::int64_t created_s)
     : endpoint_(endpoint),
       include_usage_(request.include_usage),
+      return_token_ids_(request.return_token_ids),
       sampled_(request.sampled),
       codec_(request.generation.codec),
       seed_(request.generation.seed),
@@ -72,6 +74,7 @@ std::string ApiResponse::whole(std::string_view text, const GenerationOutcome& o
   } else {
     choice["text"] = text;
   }
+  if (return_token_ids_) choice["token_ids"] = json::value_from(outcome.ids);
   return json::serialize(
       json::object{{"id", id_},
                    {"object", chat ? "chat.completion" : "text_completion"},
@@ -81,8 +84,8 @@ std::string ApiResponse::whole(std::string_view text, const GenerationOutcome& o
                    {"usage", usage_json(outcome.usage, codec_, seed_json(sampled_, seed_))}});
 }
 
-std::string ApiResponse::chunk(std::string_view text, bool role,
-                               std::string_view finish_reason) const {
+std::string ApiResponse::chunk(std::string_view text, bool role, std::string_view finish_reason,
+                               const std::vector<std::int32_t>* ids) const {
   const bool chat = endpoint_ == Endpoint::kChat;
   const json::value reason =
       finish_reason.empty() ? json::value(nullptr) : json::value(finish_reason);
@@ -95,6 +98,7 @@ std::string ApiResponse::chunk(std::string_view text, bool role,
     if (finish_reason.empty()) delta["content"] = text;
     choice["delta"] = std::move(delta);
   }
+  if (ids != nullptr) choice["token_ids"] = json::value_from(*ids);
   json::object value{{"id", id_},
                      {"object", chat ? "chat.completion.chunk" : "text_completion"},
                      {"created", created_s_},
@@ -111,7 +115,8 @@ std::string ApiResponse::opening() const {
 std::string ApiResponse::piece(std::string_view text) const { return chunk(text, false, ""); }
 
 std::string ApiResponse::closing(const GenerationOutcome& outcome) const {
-  std::string events = chunk("", false, outcome.finish_reason);
+  std::string events =
+      chunk("", false, outcome.finish_reason, return_token_ids_ ? &outcome.ids : nullptr);
   if (include_usage_) {
     const bool chat = endpoint_ == Endpoint::kChat;
     events += event(

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gateway/api_request.h"
 #include "gateway/generation.h"
@@ -29,10 +30,12 @@ class ApiResponse {
   static std::string failure(const ApiError& error);
 
  private:
-  std::string chunk(std::string_view text, bool role, std::string_view finish_reason) const;
+  std::string chunk(std::string_view text, bool role, std::string_view finish_reason,
+                    const std::vector<std::int32_t>* ids = nullptr) const;
 
   Endpoint endpoint_;
   bool include_usage_;
+  bool return_token_ids_;
   bool sampled_;
   std::string codec_;
   std::uint64_t seed_;

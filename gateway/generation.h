@@ -43,6 +43,7 @@ struct GenerationOutcome {
   Status status;              // not OK: no complete answer, and this is why
   std::string finish_reason;  // "stop" or "length" when OK
   GenerationUsage usage;
+  std::vector<std::int32_t> ids;  // of the answer, stop ids left out
 };
 
 // Where a generation goes. Neither is called inside RequestManager::submit; `done` is called once,

@@ -397,6 +397,7 @@ void RequestManager::finish(const RequestPtr& request, const Status& status,
   outcome.status = status;
   outcome.finish_reason = reason;
   outcome.usage = usage_of(*request);
+  outcome.ids = request->tokens;
   if (status.ok()) {
     parts_.metrics->request_done("ok");
     parts_.metrics->request_seconds.observe(

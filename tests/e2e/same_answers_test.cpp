@@ -98,9 +98,7 @@ TEST_P(SameAnswers, AtConcurrencyOneAndSixteen) {
   EXPECT_EQ(*stopped, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Workers, SameAnswers, testing::Values(1u, 2u), [](const auto& info) {
-  return "OfEachKind" + std::to_string(info.param);
-});
+INSTANTIATE_TEST_SUITE_P(WorkersOfEachKind, SameAnswers, testing::Values(1u, 2u));
 
 // A prompt below the limit is prefilled on the decode worker, with the same answer.
 TEST(LocalPrefill, SameAnswers) {
