@@ -1,0 +1,220 @@
+#include "gateway/api_request.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json/parse.hpp>
+#include <boost/json/value.hpp>
+#include <cstdlib>
+
+#include "base/clock.h"
+
+namespace kvferry::gateway {
+namespace {
+
+namespace json = boost::json;
+
+class ApiRequestTest : public testing::Test {
+ protected:
+  ApiRequestTest() {
+    const char* root = std::getenv("KVFERRY_SOURCE_DIR");
+    auto model = ServedModel::load(std::string(root == nullptr ? "." : root) + "/models/mini");
+    EXPECT_TRUE(model.ok()) << model.status().to_string();
+    model_ = std::move(*model);
+    auto codecs = codec::CodecSet::parse({"hadamard | hack(k=4,v=2)", "raw"});
+    EXPECT_TRUE(codecs.ok()) << codecs.status().to_string();
+    codecs_ = std::make_unique<codec::CodecSet>(std::move(*codecs));
+    context_.model = &model_;
+    context_.codecs = codecs_.get();
+    context_.timeout_ns = kSecond;
+  }
+
+  ApiResult<ApiRequest> parse(const std::string& body, Endpoint endpoint = Endpoint::kCompletions,
+                              const std::string& header = "") {
+    return parse_api_request(endpoint, body, header, context_);
+  }
+  ApiRequest good(const std::string& body, Endpoint endpoint = Endpoint::kCompletions,
+                  const std::string& header = "") {
+    auto parsed = parse(body, endpoint, header);
+    if (const auto* error = std::get_if<ApiError>(&parsed)) {
+      ADD_FAILURE() << error->json();
+      return {};
+    }
+    return std::get<ApiRequest>(parsed);
+  }
+  ApiError bad(const std::string& body, Endpoint endpoint = Endpoint::kCompletions,
+               const std::string& header = "") {
+    auto parsed = parse(body, endpoint, header);
+    if (auto* error = std::get_if<ApiError>(&parsed)) return *error;
+    ADD_FAILURE() << "was accepted: " << body;
+    return {};
+  }
+
+  ServedModel model_;
+  std::unique_ptr<codec::CodecSet> codecs_;
+  ApiContext context_;
+};
+
+TEST_F(ApiRequestTest, WrongTypesAndRangesNameTheField) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"("max_tokens":"5")", "max_tokens"},
+      {R"("max_tokens":0)", "max_tokens"},
+      {R"("max_tokens":-1)", "max_tokens"},
+      {R"("max_tokens":1.5)", "max_tokens"},
+      {R"("max_tokens":99999999999999999999)", "max_tokens"},
+      {R"("temperature":"hot")", "temperature"},
+      {R"("temperature":2.1)", "temperature"},
+      {R"("temperature":-0.1)", "temperature"},
+      {R"("top_p":0)", "top_p"},
+      {R"("top_p":1.01)", "top_p"},
+      {R"("top_k":-2)", "top_k"},
+      {R"("seed":"x")", "seed"},
+      {R"("seed":18446744073709551615)", "seed"},
+      {R"("stop":5)", "stop"},
+      {R"("stop":["a",5])", "stop"},
+      {R"("stop":"")", "stop"},
+      {R"("stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"])",
+       "stop"},
+      {R"("stream":"yes")", "stream"},
+      {R"("stream":true,"stream_options":5)", "stream_options"},
+      {R"("stream_options":{"include_usage":true})", "stream_options"},
+      {R"("stream":true,"stream_options":{"include_usage":1})", "stream_options.include_usage"},
+      {R"("n":2)", "n"},
+      {R"("n":0)", "n"},
+      {R"("best_of":3)", "best_of"},
+      {R"("model":7)", "model"},
+      {R"("kv_codec":7)", "kv_codec"},
+      {R"("logprobs":5)", "logprobs"},
+      {R"("echo":true)", "echo"},
+      {R"("presence_penalty":0.5)", "presence_penalty"},
+      {R"("response_format":{"type":"json_object"})", "response_format"},
+  };
+  for (const auto& [field, param] : cases) {
+    const ApiError error = bad("{\"prompt\":\"a\"," + std::string(field) + "}");
+    EXPECT_EQ(error.status, 400) << field;
+    EXPECT_EQ(error.type, "invalid_request_error") << field;
+    EXPECT_EQ(error.param, param) << field;
+    EXPECT_NE(error.message.find(param), std::string::npos) << error.message;
+  }
+}
+
+TEST_F(ApiRequestTest, WrongPrompts) {
+  for (const char* prompt : {"5", "null", "{}", "[]", R"(["a","b"])", R"([[1],[2]])", R"([1,"a"])",
+                             "[-1]", "[1024]", "[1.5]", "[true]", "[[]]", "[null]"}) {
+    const ApiError error = bad(std::string(R"({"prompt":)") + prompt + "}");
+    EXPECT_EQ(error.status, 400) << prompt;
+    EXPECT_EQ(error.param, "prompt") << prompt;
+  }
+  EXPECT_EQ(bad("{}").param, "prompt");
+  for (const char* messages :
+       {"5", "null", "[]", "[5]", R"([{"role":"user"}])", R"([{"role":"king","content":"x"}])",
+        R"([{"content":"x"}])", R"([{"role":"user","content":[{"type":"image_url"}]}])"}) {
+    const ApiError error = bad(std::string(R"({"messages":)") + messages + "}", Endpoint::kChat);
+    EXPECT_EQ(error.status, 400) << messages;
+    EXPECT_TRUE(error.param.starts_with("messages")) << messages;
+  }
+}
+
+TEST_F(ApiRequestTest, BrokenBodies) {
+  std::string nested(100000, '[');
+  for (const std::string& body :
+       {std::string("{"), std::string(""), std::string("{\"prompt\":\"\xff\"}"), nested,
+        std::string("{\"prompt\":\"a\"} x")}) {
+    const ApiError error = bad(body);
+    EXPECT_EQ(error.status, 400);
+    EXPECT_EQ(error.code, "invalid_json");
+  }
+  EXPECT_EQ(bad("[]").status, 400);
+  EXPECT_EQ(bad("{\"prompt\":5}").json(),
+            R"({"error":{"message":"'prompt' must be a string or an array of token ids",)"
+            R"("type":"invalid_request_error","param":"prompt","code":null}})");
+}
+
+TEST_F(ApiRequestTest, UnknownModelAndCodec) {
+  const ApiError model = bad(R"({"model":"gpt-9","prompt":"a"})");
+  EXPECT_EQ(model.status, 404);
+  EXPECT_EQ(model.code, "model_not_found");
+  for (const ApiError& error : {bad(R"-({"prompt":"a","kv_codec":"hack(k=2,v=2)"})-"),
+                                bad(R"({"prompt":"a","kv_codec":"zip"})"),
+                                bad(R"({"prompt":"a"})", Endpoint::kCompletions, "zip")}) {
+    EXPECT_EQ(error.status, 400);
+    EXPECT_EQ(error.param, "kv_codec");
+    for (const std::string& allowed : codecs_->specs()) {
+      EXPECT_NE(error.message.find(allowed), std::string::npos) << error.message;
+    }
+  }
+}
+
+TEST_F(ApiRequestTest, CodecsByFieldHeaderAndDefault) {
+  EXPECT_EQ(good(R"({"prompt":"a"})").generation.codec, codecs_->specs()[0]);
+  EXPECT_EQ(good(R"({"prompt":"a"})", Endpoint::kCompletions, "raw").generation.codec, "raw");
+  EXPECT_EQ(good(R"-({"prompt":"a","kv_codec":"hadamard|hack( v=2, k=4 )"})-",
+                 Endpoint::kCompletions, "raw")
+                .generation.codec,
+            codecs_->specs()[0]);
+}
+
+TEST_F(ApiRequestTest, TooLongPrompts) {
+  std::string ids = "1";
+  for (int i = 1; i < 2048; ++i) ids += ",5";
+  const ApiError by_ids = bad("{\"prompt\":[" + ids + "]}");
+  EXPECT_EQ(by_ids.status, 400);
+  EXPECT_EQ(by_ids.code, "context_length_exceeded");
+  EXPECT_EQ(by_ids.param, "prompt");
+  EXPECT_NE(by_ids.message.find("maximum context length is 2048 tokens"), std::string::npos);
+  EXPECT_EQ(bad("{\"prompt\":\"" + std::string(3000, '7') + "\"}").code, "context_length_exceeded");
+  // Refused by its bytes alone.
+  const ApiError huge = bad("{\"prompt\":\"" + std::string(4 << 20, '7') + "\"}");
+  EXPECT_NE(huge.message.find("at least"), std::string::npos);
+  const ApiError chat =
+      bad(R"({"messages":[{"role":"user","content":")" + std::string(3000, '7') + "\"}]}",
+          Endpoint::kChat);
+  EXPECT_EQ(chat.param, "messages");
+}
+
+TEST_F(ApiRequestTest, MaxTokensAreClippedToTheContext) {
+  std::string ids = "1";
+  for (int i = 1; i < 2047; ++i) ids += ",5";
+  EXPECT_EQ(good("{\"prompt\":[" + ids + "]}").generation.max_tokens, 1u);
+  EXPECT_EQ(good("{\"prompt\":[1,2]}").generation.max_tokens, 512u);
+  EXPECT_EQ(good("{\"prompt\":[1,2],\"max_tokens\":100000}").generation.max_tokens, 2046u);
+  EXPECT_EQ(good(R"({"messages":[{"role":"user","content":"a"}],"max_tokens":9,)"
+                 R"("max_completion_tokens":7})",
+                 Endpoint::kChat)
+                .generation.max_tokens,
+            7u);
+}
+
+TEST_F(ApiRequestTest, WhatIsGivenIsTaken) {
+  const ApiRequest request =
+      good(R"({"prompt":["a b"],"max_tokens":3,"temperature":0.5,"top_k":5,"top_p":0.9,"seed":-3,)"
+           R"("stop":["x","y"],"stream":true,"stream_options":{"include_usage":true},"n":1,)"
+           R"("user":"me","unknown":{"a":[1]},"logit_bias":{},"logprobs":null,"echo":false})");
+  EXPECT_EQ(request.generation.prompt, *model_.tokenizer->encode("a b", true));
+  EXPECT_EQ(request.generation.max_tokens, 3u);
+  EXPECT_FLOAT_EQ(request.generation.temperature, 0.5f);
+  EXPECT_EQ(request.generation.top_k, 5u);
+  EXPECT_FLOAT_EQ(request.generation.top_p, 0.9f);
+  EXPECT_EQ(static_cast<std::int64_t>(request.generation.seed), -3);
+  EXPECT_EQ(request.generation.stop, (std::vector<std::string>{"x", "y"}));
+  EXPECT_EQ(request.generation.stop_ids, std::vector<std::int32_t>{0});
+  EXPECT_EQ(request.generation.timeout_ns, kSecond);
+  EXPECT_TRUE(request.stream);
+  EXPECT_TRUE(request.include_usage);
+  EXPECT_TRUE(request.sampled);
+  // Ids are taken as they are, without BOS.
+  EXPECT_EQ(good(R"({"prompt":[[7,8]]})").generation.prompt, (std::vector<std::int32_t>{7, 8}));
+}
+
+TEST_F(ApiRequestTest, DefaultsFollowTheCheckpoint) {
+  const ApiRequest request = good(R"({"prompt":"a","temperature":null})");
+  EXPECT_FLOAT_EQ(request.generation.temperature, 0);  // do_sample: false
+  EXPECT_FALSE(request.sampled);
+  const ApiRequest sampled = good(R"({"prompt":"a","temperature":1})");
+  const ApiRequest again = good(R"({"prompt":"a","temperature":1})");
+  EXPECT_TRUE(sampled.sampled);
+  EXPECT_NE(sampled.generation.seed, again.generation.seed);
+  EXPECT_LT(sampled.generation.seed, std::uint64_t{1} << 53);
+}
+
+}  // namespace
+}  // namespace kvferry::gateway
