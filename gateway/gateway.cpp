@@ -8,6 +8,7 @@
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/process_metrics.h"
 #include "cluster/admin_http.h"
 #include "codec/codec_set.h"
 #include "gateway/api_answer.h"
@@ -27,6 +28,9 @@ constexpr std::size_t kMaxRequestIdBytes = 128;
 constexpr std::uint64_t kTickNs = kSecond;
 // A reactor that has not come round for so long answers nothing in time.
 constexpr std::uint64_t kStuckNs = 10 * kSecond;
+constexpr std::uint64_t kDrainCheckNs = 20 * kMillisecond;
+// For slow clients to take the end of their answers.
+constexpr std::uint64_t kLastAnswersNs = 5 * kSecond;
 
 std::int64_t wall_seconds() { return static_cast<std::int64_t>(std::time(nullptr)); }
 
@@ -83,6 +87,8 @@ class GatewayProcess : public Gateway {
   std::uint64_t last_tick_ns_ = 0;
   Timers::Id tick_ = 0;
   bool draining_ = false;
+  Timers::Id drain_check_ = 0;
+  std::uint64_t answered_ns_ = 0;  // draining: since when no request is left; 0: some are
   std::function<void()> drained_;
 };
 
@@ -112,6 +118,7 @@ GatewayProcess::GatewayProcess(boost::asio::io_context& io, Timers& timers, Metr
   admin_.readyz = [this] { return readyz(); };
   admin_.metrics = [this] {
     connections_.set(static_cast<double>(http_->connections()));
+    update_process_metrics(registry_);
     return registry_.serialize();
   };
 }
@@ -212,10 +219,7 @@ void GatewayProcess::submit(Endpoint endpoint, ApiRequest request,
       headers);
   GenerationSink sink;
   sink.text = [answer](std::string_view piece) { answer->text(piece); };
-  sink.done = [this, answer](const GenerationOutcome& outcome) {
-    answer->done(outcome);
-    check_drained();
-  };
+  sink.done = [answer](const GenerationOutcome& outcome) { answer->done(outcome); };
   const auto id = requests_->submit(std::move(request.generation), std::move(sink));
   if (!id.ok()) {
     metrics_.request_done("refused");
@@ -230,7 +234,6 @@ void GatewayProcess::submit(Endpoint endpoint, ApiRequest request,
   }
   exchange->on_gone([this, request_id = *id](const Status& why) {
     requests_->cancel(request_id, why.message());
-    check_drained();
   });
 }
 
@@ -288,19 +291,29 @@ void GatewayProcess::drain(std::function<void()> drained) {
   drained_ = std::move(drained);
   log_info("gateway",
            "draining: " + std::to_string(requests_->active()) + " requests are not finished");
-  check_drained();
   http_->drain();
+  check_drained();
 }
 
+// The requests first, then what their connections have still to take.
 void GatewayProcess::check_drained() {
-  if (!draining_ || !drained_ || requests_->active() > 0) return;
-  // Later, and from outside of whatever ended the last request.
-  timers_.after(0, std::exchange(drained_, nullptr));
+  if (requests_->active() > 0) {
+    answered_ns_ = 0;
+  } else if (answered_ns_ == 0) {
+    answered_ns_ = timers_.now_ns();
+  }
+  const bool answered = answered_ns_ != 0;
+  if (answered && (http_->connections() == 0 || timers_.now_ns() - answered_ns_ > kLastAnswersNs)) {
+    drain_check_ = timers_.after(0, std::exchange(drained_, nullptr));
+    return;
+  }
+  drain_check_ = timers_.after(kDrainCheckNs, [this] { check_drained(); });
 }
 
 void GatewayProcess::stop() {
   if (!requests_) return;
   timers_.cancel(tick_);
+  timers_.cancel(drain_check_);
   if (http_) http_->stop();
   requests_->cancel_all("the gateway stops");
   requests_.reset();

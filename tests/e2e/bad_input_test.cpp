@@ -61,7 +61,8 @@ class SpoiledModel : public testing::Test {
     std::string pattern = (fs::temp_directory_path() / "kvferry-bad-XXXXXX").string();
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     directory_ = pattern;
-    fs::copy(model_directory(), directory_, fs::copy_options::overwrite_existing);
+    fs::copy(model_directory(), directory_,
+             fs::copy_options::recursive | fs::copy_options::overwrite_existing);
     for (const auto& entry : fs::directory_iterator(directory_)) {
       fs::permissions(entry.path(), fs::perms::owner_write, fs::perm_options::add);
     }
@@ -110,12 +111,12 @@ TEST_F(SpoiledModel, EmptyWeights) {
 
 TEST_F(SpoiledModel, OffsetsOutsideTheFile) {
   // As long as before, so that nothing else moves.
-  replace("model.safetensors", "[6819840,6820352]", "[9919840,9920352]");
+  replace("model.safetensors", "[6819840, 6820352]", "[9919840, 9920352]");
   expect_refused("model.norm.weight");
 }
 
 TEST_F(SpoiledModel, WrongDtype) {
-  replace("model.safetensors", "\"dtype\":\"BF16\"", "\"dtype\":\"BOOL\"");
+  replace("model.safetensors", "\"dtype\": \"BF16\"", "\"dtype\": \"BOOL\"");
   expect_refused("BOOL");
 }
 
@@ -220,7 +221,7 @@ TEST_F(Serving, InvalidJson) { expect_error(400, "{\"prompt\": ", "JSON"); }
 TEST_F(Serving, WrongTypes) {
   expect_error(400, "{\"prompt\": 7}", "prompt");
   expect_error(400, "{\"prompt\": \"x\", \"max_tokens\": \"many\"}", "max_tokens");
-  expect_error(400, "{\"prompt\": [1, 99999]}", "99999");
+  expect_error(400, "{\"prompt\": [1, 99999]}", "1023");
 }
 TEST_F(Serving, UnknownModel) {
   expect_error(404, "{\"model\": \"gpt-9\", \"prompt\": \"x\"}", "gpt-9");
