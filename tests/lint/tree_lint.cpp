@@ -364,31 +364,37 @@ Findings check_layout(const Tree& tree) {
 }
 
 Findings check_banned_calls(const Tree& tree) {
+  enum Where { kEverywhere, kInRooms, kInTests };
   struct Ban {
     std::regex call;
     const char* instead;
-    bool tests_only;
+    Where where;
   };
   static const std::vector<Ban> bans = {
       {std::regex(R"(\bsleep_(for|until)\b|\b(u|nano)?sleep\()"),
-       "tests wait for an event or move virtual time (base/clock.h)", true},
-      {std::regex(R"(\bstd::rand\b|\bs?rand\()"), "use counter_random (base/hash.h)", false},
-      {std::regex(R"(\b(strcpy|strcat|sprintf|vsprintf|gets)\()"), "use std::string or fmt", false},
-      {std::regex(R"(\b(atoi|atol|atof)\()"), "use std::from_chars and check it", false},
-      {std::regex(R"(\bstd::cout\b)"), "use fmt::print, or base/log.h for events", false},
-      {std::regex(R"(\busing namespace std;)"), "name what is used", false},
-      {std::regex(R"(\bsystem\()"), "start programs without a shell", false},
+       "tests wait for an event or move virtual time (base/clock.h)", kInTests},
+      {std::regex(R"(\bstd::rand\b|\bs?rand\()"), "use counter_random (base/hash.h)", kEverywhere},
+      {std::regex(R"(\b(strcpy|strcat|sprintf|vsprintf|gets)\()"), "use std::string or fmt",
+       kEverywhere},
+      {std::regex(R"(\b(atoi|atol|atof)\()"), "use std::from_chars and check it", kInRooms},
+      {std::regex(R"(\bstd::cout\b)"), "use fmt::print, or base/log.h for events", kInRooms},
+      {std::regex(R"(\busing namespace std;)"), "name what is used", kEverywhere},
+      {std::regex(R"(\bsystem\()"), "start programs without a shell", kEverywhere},
   };
   Findings findings;
   for (const File& file : tree) {
     if (!is_cxx(file) || is_lint(file)) continue;
-    // End-to-end tests poll other processes, which have no event to wait for.
-    const bool waits = starts_with(file.path, "tests/") && !starts_with(file.path, "tests/e2e/");
+    const auto holds = [&file](Where where) {
+      if (where == kInRooms) return in_room(file);
+      // End-to-end tests poll other processes, which have no event to wait for.
+      if (where == kInTests) return !in_room(file) && !starts_with(file.path, "tests/e2e/");
+      return true;
+    };
     for (std::size_t i = 0; i < file.lines.size(); ++i) {
       const std::string line = without_comment(file.lines[i]);
       for (const Ban& ban : bans) {
         std::smatch match;
-        if ((waits || !ban.tests_only) && std::regex_search(line, match, ban.call)) {
+        if (holds(ban.where) && std::regex_search(line, match, ban.call)) {
           findings.push_back(at(file, i, "'" + match.str() + "': " + ban.instead));
         }
       }
