@@ -1,6 +1,7 @@
 // One answer: a token's logits and KV are the same bits however the work is cut up. Run by CTest
 // natively and with oneDNN and the kernels held to older instruction sets.
 #include <oneapi/dnnl/dnnl.hpp>
+#include <ostream>
 #include <string>
 #include <tuple>
 
@@ -16,6 +17,11 @@ struct Case {
   const char* spec;  // "" is the exact codec
   std::size_t tokens;
 };
+
+void PrintTo(const Case& c, std::ostream* out) {  // GoogleTest's name for it
+  *out << c.model << (c.compute == Compute::kBf16 ? " bf16 '" : " f32 '") << c.spec << "' "
+       << c.tokens << " tokens";
+}
 
 bool has_bf16() { return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core; }
 
