@@ -116,8 +116,8 @@ TEST_F(SpoiledModel, OffsetsOutsideTheFile) {
 }
 
 TEST_F(SpoiledModel, WrongDtype) {
-  replace("model.safetensors", "\"dtype\": \"BF16\"", "\"dtype\": \"BOOL\"");
-  expect_refused("BOOL");
+  replace("model.safetensors", "\"dtype\": \"BF16\"", "\"dtype\":  \"I16\"");
+  expect_refused("I16");
 }
 
 TEST_F(SpoiledModel, OverflowingShape) {
