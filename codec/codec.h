@@ -34,8 +34,8 @@ inline std::size_t bytes_of(OpenDtype t) { return t == OpenDtype::kBf16 ? 2 : 4;
 enum class Scope : std::uint8_t { kBlock, kLayer, kRequest };
 
 struct CodecTraits {
-  bool lossless = false;      // reconstruct gives back the open dtype's values exactly
-  bool attendable = true;     // attend works on segments; others must be reconstructed first
+  bool lossless = false;        // reconstruct gives back the open dtype's values exactly
+  bool attendable = true;       // attend works on segments; others must be reconstructed first
   Scope scope = Scope::kBlock;  // how much of the KV encode must see at once
   std::uint32_t tile_tokens = kTileTokens;
   OpenDtype open_dtype = OpenDtype::kBf16;

@@ -13,9 +13,7 @@ struct KvGeometry {
   std::uint32_t head_dim = 0;  // 64, 128 or 256 for hack; any multiple of 16 up to 256 for raw
 
   // K and V of one token in all layers.
-  std::size_t values_per_token() const {
-    return std::size_t{2} * layers * kv_heads * head_dim;
-  }
+  std::size_t values_per_token() const { return std::size_t{2} * layers * kv_heads * head_dim; }
   friend bool operator==(const KvGeometry&, const KvGeometry&) = default;
 };
 
