@@ -10,11 +10,11 @@
 namespace kvferry::model {
 
 struct SamplingParams {
-  float temperature = 0.0f;   // 0: greedy. Range [0, 2]
-  std::uint32_t top_k = 0;    // 0: all
-  float top_p = 1.0f;         // (0, 1]
-  std::uint64_t seed = 0;     // an unseeded request is given one by the gateway, which records it
-  std::uint32_t choice = 0;   // index among the n choices of a request
+  float temperature = 0.0f;  // 0: greedy. Range [0, 2]
+  std::uint32_t top_k = 0;   // 0: all
+  float top_p = 1.0f;        // (0, 1]
+  std::uint64_t seed = 0;    // an unseeded request is given one by the gateway, which records it
+  std::uint32_t choice = 0;  // index among the n choices of a request
 };
 
 // position: the absolute position in the sequence of the token being chosen. Ties of the argmax go

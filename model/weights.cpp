@@ -9,9 +9,7 @@
 
 namespace kvferry::model {
 
-std::uint32_t panel_width(std::uint32_t out) {
-  return out >= 1024 ? 256 : 128;
-}
+std::uint32_t panel_width(std::uint32_t out) { return out >= 1024 ? 256 : 128; }
 
 namespace {
 
