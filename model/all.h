@@ -1,0 +1,7 @@
+// The room's public headers.
+#pragma once
+
+#include "model/gemm_rates.h"
+#include "model/logits.h"
+#include "model/model.h"
+#include "model/sampling.h"
