@@ -76,6 +76,10 @@ struct HackKernels {
 const HackKernels& hack_kernels(Isa isa);
 const HackKernels& hack_kernels();
 
+// The instruction set whose functions hack_kernels(isa) really holds: there are none for AVX2,
+// which runs the scalar ones. For reports of what ran.
+Isa hack_kernels_isa(Isa isa);
+
 // What the codes mean: k, v [64][head_dim] f32, each one rounding of scale * code + minimum,
 // saturated to the largest finite f32. Not fast: for tests and for peers that ask.
 void hack_reconstruct(const HackPlanes& planes, float* k, float* v);

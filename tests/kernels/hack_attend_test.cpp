@@ -115,6 +115,17 @@ TEST(HackAttend, RowsAreIndependentBitByBit) {
   }
 }
 
+// What is reported is what runs.
+TEST(HackAttend, ReportedKernelsAreTheOnesThatRun) {
+  EXPECT_EQ(hack_kernels_isa(Isa::kAvx2), Isa::kScalar);
+  for (const Isa isa : available_isas()) {
+    const Isa reported = hack_kernels_isa(isa);
+    EXPECT_EQ(&hack_kernels(isa), &hack_kernels(reported));
+    EXPECT_EQ(hack_kernels_isa(reported), reported);
+  }
+  EXPECT_NE(hack_kernels(Isa::kAvx512).attend, hack_kernels(Isa::kScalar).attend);
+}
+
 // Nothing is read or written outside the shapes: no rows leave all as it was, and neighbours of a
 // row's state stay. (The sanitizer build sees reads.)
 TEST(HackAttend, TouchesOnlyItsRows) {
