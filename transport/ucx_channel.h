@@ -171,6 +171,7 @@ class UcxTransport : public Transport {
   bool waiting_ = false;
   bool down_ = false;
   Timers::Id fallback_ = 0;
+  std::uint64_t look_ns_ = 50'000;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -1,5 +1,6 @@
 #include "transport/ucx_transport.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <cstring>
 #include <utility>
@@ -15,7 +16,10 @@ namespace {
 constexpr unsigned kNoteId = 1;
 constexpr unsigned kFrameId = 2;
 constexpr int kRoundsPerTurn = 64;  // of progress, before other handlers of the io_context run
-constexpr std::uint64_t kFallbackNs = 2 * kMillisecond;
+// While requests are in flight the worker is looked at again after this long, doubling as long as
+// nothing moves: shared memory does not wake a sender whose queue the receiver has emptied.
+constexpr std::uint64_t kFirstLookNs = 50'000;
+constexpr std::uint64_t kLastLookNs = 2 * kMillisecond;
 
 // An address as it is handed out: "KVUX", CRC32C of the rest, the worker's address. UCX trusts the
 // addresses it is given, so they are checked here.
@@ -232,6 +236,7 @@ bool UcxTransport::progress() {
     const bool moved = ucp_worker_progress(worker()) != 0;
     run_later();
     if (!moved) return false;
+    look_ns_ = kFirstLookNs;
   }
   return true;
 }
@@ -259,8 +264,9 @@ void UcxTransport::wait_for_event() {
 }
 
 void UcxTransport::fallback() {
-  fallback_ = timers_.after(kFallbackNs, [this] {
+  fallback_ = timers_.after(look_ns_, [this] {
     fallback_ = 0;
+    look_ns_ = std::min(2 * look_ns_, kLastLookNs);
     pump();
   });
 }

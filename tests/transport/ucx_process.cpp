@@ -67,10 +67,11 @@ namespace {
 
 TransferConfig helper_config() {
   TransferConfig config;
-  config.lease_ns = 3 * kSecond;
+  config.lease_ns = 2 * kSecond;
   config.lease_extend_ns = 2 * kSecond;
-  config.beat_ns = 500 * kMillisecond;
+  config.beat_ns = 400 * kMillisecond;
   config.retransmit_ns = kSecond;
+  config.drain_ns = 500 * kMillisecond;
   return config;
 }
 
@@ -124,18 +125,21 @@ class Helper {
     std::string verb;
     Job job;
     in >> verb >> job.id >> job.tokens >> job.layers >> job.bytes_per_token;
-    if (verb == "expect") return expect(job);
+    if (verb == "expect" || verb == "expect_and_die") return expect(job, verb != "expect");
     bool commit = false;
     std::string address;
     in >> commit >> address;
     send(job, commit, from_hex(address));
   }
 
-  void expect(const Job& job) {
+  void expect(const Job& job, bool die) {
     auto state = std::make_shared<Receiving>();
     state->job = job;
     ReceiveCallbacks callbacks;
-    callbacks.land = [state](std::uint32_t layer, std::uint32_t tile) -> std::span<std::byte> {
+    callbacks.land = [state, die](std::uint32_t layer, std::uint32_t tile) -> std::span<std::byte> {
+      const std::size_t half = state->job.layers * state->job.tiles() / 2;
+      if (state->landed.size() == half) say("half " + std::to_string(state->job.id));
+      if (state->landed.size() == half && die) raise(SIGKILL);
       auto& memory = state->landed[{layer, tile}];
       const TransferIdentity identity = state->job.identity();
       memory.resize(identity.codec->segment_bytes(identity.geometry, tile,
@@ -198,7 +202,7 @@ class Helper {
 }  // namespace
 
 int run_helper(const std::string& tls) {
-  set_log_level(LogLevel::kError);
+  if (std::getenv("KVFERRY_LOG") == nullptr) set_log_level(LogLevel::kError);
   return Helper(tls).run();
 }
 
@@ -254,6 +258,12 @@ void HelperProcess::signal(int number) {
   if (number != SIGKILL) return;
   waitpid(pid_, nullptr, 0);
   pid_ = -1;
+}
+
+std::string HelperProcess::read_end() {
+  std::string line = read_line();
+  while (line.starts_with("half ")) line = read_line();
+  return line;
 }
 
 int HelperProcess::finish() {

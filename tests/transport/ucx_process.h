@@ -26,7 +26,8 @@ struct Job {
 
 // Runs the helper when the program was started as one: argv[1] is "--helper", argv[2] the UCX_TLS.
 // It prints "address HEX" and obeys lines on standard input:
-//   expect ID TOKENS LAYERS BYTES          -> "complete ID 1|0 SECONDS BYTES" (1: right bytes) or
+//   expect ID TOKENS LAYERS BYTES          -> "half ID" when half has landed, then
+//                                             "complete ID 1|0 SECONDS BYTES" (1: right bytes) or
 //   "failed ID CODE" send ID TOKENS LAYERS BYTES COMMIT HEX -> "acknowledged ID" or "failed ID
 //   CODE"; COMMIT 0: never commits
 // End of input: clean exit.
@@ -42,6 +43,7 @@ class HelperProcess {
   const std::string& address() const { return address_; }
   void tell(const std::string& line);
   std::string read_line();  // waits; "" at the end of output
+  std::string read_end();   // the next line that is not "half"
   void signal(int number);
   int finish();  // closes its input, waits for it, returns its exit status
   pid_t pid() const { return pid_; }
