@@ -186,11 +186,10 @@ TEST_F(ControlTest, ARestartedWorkerIsFoundAgain) {
 }
 
 TEST_F(ControlTest, GarbageClosesTheConnectionAndTheServerGoesOn) {
-  proto::Envelope other_version = cancel_message(1);
-  std::string wrong = framed(other_version);
-  wrong[5] = 9;  // the version field's value
   proto::Envelope hello;
   hello.mutable_hello();
+  std::string wrong = framed(hello);
+  wrong[5] = 9;  // the version field's value
   const std::string bad[] = {
       std::string("GET / HTTP/1.1\r\n\r\n"),           // a length of half a gigabyte
       std::string(4, '\0'),                            // a length of zero

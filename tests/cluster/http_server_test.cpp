@@ -7,6 +7,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/write.hpp>
+#include <random>
 
 #include "cluster/admin_http.h"
 
@@ -70,9 +71,10 @@ class HttpTest : public testing::Test {
                                    }
                                  });
   }
-  static void send(Peer& peer, std::string_view text) {
-    boost::asio::write(peer.socket, boost::asio::buffer(text));
+  static void send(tcp::socket& socket, std::string_view text) {
+    boost::asio::write(socket, boost::asio::buffer(text));
   }
+  static void send(Peer& peer, std::string_view text) { send(peer.socket, text); }
   // What comes back for `text`, which the server answers and then closes.
   std::string answer_and_close(std::string_view text) {
     auto peer = connect();
@@ -166,6 +168,31 @@ TEST_F(HttpTest, HeaderAndBodyLimits) {
   EXPECT_TRUE(answer_and_close("nonsense\r\n\r\n").starts_with("HTTP/1.0 400 "));
   EXPECT_EQ(refused_,
             (std::vector<std::string>{"header_bytes", "body_bytes", "body_bytes", "malformed"}));
+}
+
+TEST_F(HttpTest, RandomBytesAndCutRequestsNeverCrash) {
+  serve({});
+  std::mt19937 random(3);
+  const std::string good = "POST /echo?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd";
+  for (int round = 0; round < 400; ++round) {
+    std::string bytes = good;
+    if (round % 4 == 0) {
+      for (char& byte : bytes) byte = static_cast<char>(random());
+    } else {
+      for (int i = 0; i < round % 4; ++i) {
+        bytes[random() % bytes.size()] = static_cast<char>(random());
+      }
+    }
+    tcp::socket socket(io_);
+    socket.connect({boost::asio::ip::address_v4::loopback(), server_->port()});
+    send(socket, bytes.substr(0, random() % (bytes.size() + 1)));
+    io_.restart();
+    io_.poll();
+    socket.close();
+  }
+  EXPECT_TRUE(run_until([&] { return server_->connections() == 0; }));
+  EXPECT_TRUE(answer_and_close("GET /echo HTTP/1.1\r\nConnection: close\r\n\r\n")
+                  .starts_with("HTTP/1.1 200 "));
 }
 
 TEST_F(HttpTest, ConnectionLimit) {

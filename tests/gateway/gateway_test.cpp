@@ -7,6 +7,7 @@ namespace kvferry::gateway {
 namespace {
 
 namespace json = boost::json;
+using boost::asio::ip::tcp;
 
 class GatewayTest : public GatewayHarness {
  protected:
@@ -62,11 +63,11 @@ TEST_F(GatewayTest, Completions) {
 
 TEST_F(GatewayTest, ChatUsesThePlainTemplate) {
   one_of_each("yes");
-  const Answer answer = ask(
-      "/v1/chat/completions",
-      R"({"messages":[{"role":"system","content":"be brief"},)"
-      R"({"role":"user","content":[{"type":"text","text":"is it "},{"type":"text","text":"red"}]}],)"
-      R"("max_completion_tokens":3,"temperature":0.5})");
+  const Answer answer =
+      ask("/v1/chat/completions", R"({"messages":[{"role":"system","content":"be brief"},)"
+                                  R"({"role":"user","content":[{"type":"text","text":"is it "},)"
+                                  R"({"type":"text","text":"red"}]}],)"
+                                  R"("max_completion_tokens":3,"temperature":0.5})");
   EXPECT_EQ(answer.status, 200) << answer.body;
   const json::value value = answer.json();
   EXPECT_EQ(value.at("object"), "chat.completion");
@@ -164,6 +165,31 @@ TEST_F(GatewayTest, AClientThatLeavesFreesBothWorkers) {
     EXPECT_EQ(prefill_[0]->cancels[0], plan.transfer_id());
     EXPECT_EQ(gateway_->active(), 0u);
   }
+}
+
+TEST_F(GatewayTest, AClientThatDoesNotReadIsLetGo) {
+  add(proto::ROLE_DECODE);
+  config_.http.output_bytes = 4096;
+  config_.default_max_tokens = 2000;
+  start();
+  tcp::socket silent(io_);
+  silent.open(tcp::v4());
+  silent.set_option(tcp::socket::receive_buffer_size(2048));
+  silent.connect({boost::asio::ip::address_v4::loopback(), gateway_->port()});
+  const std::string body = R"({"prompt":"a b c d e","stream":true,"kv_codec":"raw"})";
+  boost::asio::write(silent,
+                     boost::asio::buffer("POST /v1/completions HTTP/1.1\r\nContent-Length: " +
+                                         std::to_string(body.size()) + "\r\n\r\n" + body));
+  ASSERT_TRUE(run_until([&] { return decode_[0]->decodes.size() == 1; }));
+  const proto::Plan plan = decode_[0]->decodes[0].plan();
+  // Each event is over 150 bytes, but the kernel's buffers are the kernel's business.
+  std::uint32_t said = 0;
+  EXPECT_TRUE(run_until([&] {
+    for (int i = 0; i < 50 && said < 1900; ++i) decode_[0]->say(plan, said++, 34);
+    return !decode_[0]->cancels.empty();
+  })) << said;
+  EXPECT_EQ(registry_value("kvferry_gateway_http_refused_total{cause=\"slow_reader\"}"), "1");
+  EXPECT_EQ(gateway_->active(), 0u);
 }
 
 TEST_F(GatewayTest, ADecodeWorkerDiesInMidStream) {

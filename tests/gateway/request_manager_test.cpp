@@ -235,9 +235,16 @@ TEST_F(ManagerTest, DecodeWorkerDiesAndTheClientSeesEachTokenOnce) {
   EXPECT_EQ(cancelled(first.transfer_id()).count(kP1), 1u);
 
   // The first worker was only asleep: what it says now is of an older attempt.
-  token(first_worker, first, 2, ids[2]);
-  token(second_worker, first, 2, ids[2]);
-  token(first_worker, second, 0, ids[2]);
+  constexpr std::int32_t kWrong = 34;
+  token(first_worker, first, 2, kWrong);
+  token(second_worker, first, 2, kWrong);
+  token(first_worker, second, 0, kWrong);
+  proto::Plan half_right = second;
+  half_right.set_transfer_id(first.transfer_id());
+  token(second_worker, half_right, 0, kWrong);
+  half_right = second;
+  half_right.set_attempt(1);
+  token(second_worker, half_right, 0, kWrong);
   for (std::uint32_t i = 2; i < ids.size(); ++i) token(second_worker, second, i - 2, ids[i]);
   token(second_worker, second, 0, ids[2]);  // twice
   finished(first_worker, first, "length");
