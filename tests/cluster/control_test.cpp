@@ -71,19 +71,13 @@ class ControlTest : public testing::Test {
     return socket;
   }
   bool raw_peer_is_closed(tcp::socket& socket) {
-    bool closed = false;
-    std::array<char, 4096> bytes;
-    std::function<void()> read = [&] {
-      socket.async_read_some(boost::asio::buffer(bytes), [&](const auto& error, std::size_t) {
-        if (error) {
-          closed = true;
-        } else {
-          read();
-        }
-      });
-    };
-    read();
-    return run_until([&] { return closed; });
+    return run_until([&] {
+      socket.non_blocking(true);
+      std::array<char, 4096> bytes;
+      boost::system::error_code error;
+      while (!error) socket.read_some(boost::asio::buffer(bytes), error);
+      return error != boost::asio::error::would_block;
+    });
   }
 
   boost::asio::io_context io_;

@@ -248,6 +248,7 @@ TEST_F(ManagerTest, DecodeWorkerDiesAndTheClientSeesEachTokenOnce) {
   for (std::uint32_t i = 2; i < ids.size(); ++i) token(second_worker, second, i - 2, ids[i]);
   token(second_worker, second, 0, ids[2]);  // twice
   finished(first_worker, first, "length");
+  finished(first_worker, second, "length");
   EXPECT_EQ(seen.dones, 0);
   finished(second_worker, second, "stop");
   EXPECT_EQ(seen.text, " a red ball");
