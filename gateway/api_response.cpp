@@ -132,13 +132,16 @@ std::string ApiResponse::closing(const GenerationOutcome& outcome) const {
 
 std::string ApiResponse::failure(const ApiError& error) { return "data: " + error.json() + "\n\n"; }
 
+std::string model_json(const std::string& model, std::uint32_t context, std::int64_t created_s) {
+  return json::serialize(json::value{{"id", model},
+                                     {"object", "model"},
+                                     {"created", created_s},
+                                     {"owned_by", "kvferry"},
+                                     {"max_model_len", context}});
+}
+
 std::string models_json(const std::string& model, std::uint32_t context, std::int64_t created_s) {
-  return json::serialize(json::value{{"object", "list"},
-                                     {"data", json::array{{{"id", model},
-                                                           {"object", "model"},
-                                                           {"created", created_s},
-                                                           {"owned_by", "kvferry"},
-                                                           {"max_model_len", context}}}}});
+  return "{\"object\":\"list\",\"data\":[" + model_json(model, context, created_s) + "]}";
 }
 
 }  // namespace kvferry::gateway

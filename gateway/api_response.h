@@ -44,7 +44,8 @@ class ApiResponse {
   std::int64_t created_s_;
 };
 
-// {"object":"list","data":[...]} of /v1/models.
+// The model as /v1/models/NAME has it, and {"object":"list","data":[...]} of /v1/models.
+std::string model_json(const std::string& model, std::uint32_t context, std::int64_t created_s);
 std::string models_json(const std::string& model, std::uint32_t context, std::int64_t created_s);
 
 }  // namespace kvferry::gateway

@@ -172,7 +172,8 @@ void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& exchange) {
   const cluster::HttpRequest& request = exchange->request();
   const bool completions = request.path == "/v1/completions";
   const bool chat = request.path == "/v1/chat/completions";
-  const bool models = request.path == "/v1/models";
+  const bool model = request.path == "/v1/models/" + model_.name;
+  const bool models = model || request.path == "/v1/models";
   const std::string_view method = models ? "GET" : "POST";
   if (!completions && !chat && !models) {
     return respond_error(
@@ -186,7 +187,8 @@ void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& exchange) {
                          {{"Allow", std::string(method)}});
   }
   if (models) {
-    return exchange->respond(200, kJson, models_json(model_.name, model_.context, started_s_));
+    return exchange->respond(
+        200, kJson, (model ? model_json : models_json)(model_.name, model_.context, started_s_));
   }
   generate(chat ? Endpoint::kChat : Endpoint::kCompletions, exchange);
 }

@@ -278,6 +278,8 @@ TEST_F(GatewayTest, ProbesModelsAndMetrics) {
   one_of_each("x");
   EXPECT_EQ(get("/readyz").status, 200);
   EXPECT_EQ(get("/v1/models").json().at("data").at(0).at("id"), "mini");
+  EXPECT_EQ(get("/v1/models/mini").json().at("id"), "mini");
+  EXPECT_EQ(get("/v1/models/other").status, 404);
   EXPECT_NE(get("/metrics").body.find("kvferry_gateway_running 0"), std::string::npos);
   EXPECT_EQ(get("/v1/completions").status, 405);
   EXPECT_EQ(get("/v2").status, 404);
