@@ -307,24 +307,5 @@ TEST(TransferFaults, MalformedBodiesAreNotFollowed) {
   }
 }
 
-// More frames than granted are refused, each with an answer, and take no memory.
-TEST(TransferFaults, FramesBeyondTheCreditsAreRefused) {
-  TransferConfig config = small_config();
-  config.credits_per_transfer = 1;
-  World world(config);
-  world.policy.script = [](std::size_t, Channel&, WireFrame frame, const auto& forward) {
-    if (frame.header.type == FrameType::kGrant && frame.header.credits != 0) {
-      frame.header.credits = 1000;
-      seal(frame.header, frame.payload);
-    }
-    forward(frame);
-  };
-  TestTransfer t = world.make(1, 1000, 4);
-  world.run(t);
-  EXPECT_EQ(t.completed, 1) << "a loopback lands a frame before the next comes";
-  EXPECT_TRUE(t.landed_is_sent());
-  world.expect_clean();
-}
-
 }  // namespace
 }  // namespace kvferry::transport::testing
