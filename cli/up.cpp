@@ -94,9 +94,12 @@ std::string worker_yaml(const UpOptions& options, const codec::CodecSet& codecs,
 
 std::string gateway_yaml(const UpOptions& options, const codec::CodecSet& codecs,
                          const std::vector<WorkerPlan>& workers) {
+  // Ready with one worker of each kind that there is to be: the first answers show what is usual.
   std::string yaml = fmt::format(
-      "host: {}\nport: {}\nmodel: {}\nlocal_prefill_tokens: {}\n{}workers:\n", options.host,
-      options.port, quoted(options.model), options.local_prefill_tokens, codecs_yaml(codecs));
+      "host: {}\nport: {}\nmodel: {}\nlocal_prefill_tokens: {}\n"
+      "ready: {{prefill_workers: {}, decode_workers: 1}}\n{}workers:\n",
+      options.host, options.port, quoted(options.model), options.local_prefill_tokens,
+      std::min(1u, options.prefill), codecs_yaml(codecs));
   for (const WorkerPlan& worker : workers) {
     yaml += fmt::format("  - {{host: {}, control_port: {}}}\n", kLoopback, worker.control_port);
   }
