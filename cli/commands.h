@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,8 +42,8 @@ struct LogitsOptions {
   std::string ids;       // "1,2,3"
   std::string ids_file;  // JSON array
   std::string out;
-  std::string codec;  // empty: none
-  std::uint32_t prefill = 0;
+  std::string codec;                     // empty: none
+  std::optional<std::uint32_t> prefill;  // all tokens unless said
 };
 int run_logits(const LogitsOptions& options);
 

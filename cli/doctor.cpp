@@ -14,6 +14,7 @@
 
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
+#include "kernels/hack_kernels.h"
 #include "kernels/isa.h"
 #include "transport/ucx_transport.h"
 
@@ -36,8 +37,10 @@ std::string cpu_model() {
 void print_cpu() {
   line("cpu", fmt::format("{}, {} cores", cpu_model(), std::thread::hardware_concurrency()));
   line("cpu features", kernels::cpu_features());
-  line("kernels", fmt::format("{}{}", kernels::isa_name(kernels::active_isa()),
-                              std::getenv("KVFERRY_ISA") ? " (forced)" : ""));
+  const kernels::Isa isa = kernels::active_isa();
+  line("kernels",
+       fmt::format("{}{}", kernels::isa_name(isa), std::getenv("KVFERRY_ISA") ? " (forced)" : ""));
+  line("codec kernels", std::string(kernels::isa_name(kernels::hack_kernels_isa(isa))));
   if (!kernels::cpu_has(kernels::Isa::kAvx512)) {
     advice("without AVX-512 (VNNI, BF16) attention on codes is slower, and compute is f32");
   }

@@ -16,7 +16,7 @@ Status logits(const LogitsOptions& options) {
   command.model = options.engine.model;
   command.out = options.out;
   command.codec = options.codec;
-  if (!options.codec.empty()) command.prefill = options.prefill;
+  command.prefill = options.prefill;
   KVF_ASSIGN_OR_RETURN(command.compute, parse_compute(options.engine.compute));
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   command.threads = options.engine.threads > 0 ? options.engine.threads : cores;

@@ -134,6 +134,21 @@ std::string cluster_json(const UpOptions& options, const std::vector<WorkerPlan>
                    {"workers", list}});
 }
 
+// For Prometheus's file_sd_configs: what to scrape.
+std::string prometheus_targets(const UpOptions& options, const std::vector<WorkerPlan>& workers) {
+  json::array groups;
+  auto add = [&groups](const std::string& role, const std::string& name, const std::string& host,
+                       std::uint16_t port) {
+    groups.push_back(json::object{{"targets", json::array{fmt::format("{}:{}", host, port)}},
+                                  {"labels", json::object{{"role", role}, {"name", name}}}});
+  };
+  add("gateway", "gateway", options.host, options.port);
+  for (const WorkerPlan& worker : workers) {
+    add(worker.role, worker.name, kLoopback, worker.admin_port);
+  }
+  return json::serialize(groups);
+}
+
 int threads_each(const UpOptions& options) {
   if (options.threads > 0) return options.threads;
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -168,6 +183,8 @@ Status up(UpOptions options) {
   children.push_back({"gateway", {program, "gateway", "--config", file.string()}});
   KVF_RETURN_IF_ERROR(
       write_file(directory.path() / "cluster.json", cluster_json(options, workers)));
+  KVF_RETURN_IF_ERROR(
+      write_file(directory.path() / "targets.json", prometheus_targets(options, workers)));
 
   const HttpUrl url{options.host, options.port};
   bool ready = false;

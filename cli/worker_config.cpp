@@ -37,7 +37,7 @@ void read_transport(YamlReader reader, WorkerConfig& config) {
 void read_liveness(YamlReader reader, cluster::LivenessConfig& liveness) {
   liveness.beat_ns =
       reader.u64("beat_ms", liveness.beat_ns / kMillisecond, 10, 60'000) * kMillisecond;
-  liveness.missed_beats_dead = reader.u32("missed_beats", liveness.missed_beats_dead, 1, 100);
+  liveness.missed_beats_dead = reader.u32("missed_beats_dead", liveness.missed_beats_dead, 1, 100);
 }
 
 void read_limits(YamlReader reader, WorkerConfig& config) {

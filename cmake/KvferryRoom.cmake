@@ -1,5 +1,7 @@
-# kvferry_room(NAME SOURCES a.cpp ... DEPENDS base ... [LIBRARIES ext ...] [PRIVATE_LIBRARIES ext ...])
-#   The library kvferry::NAME of the folder NAME. Includes are written from the root: "base/status.h".
+# kvferry_room(NAME SOURCES a.cpp ... DEPENDS base ... [LIBRARIES ext ...]
+#              [PRIVATE_LIBRARIES ext ...])
+#   The library kvferry::NAME of the folder NAME. Includes are written from the root:
+#   "base/status.h".
 #   LIBRARIES are those that its headers need too, PRIVATE_LIBRARIES those of its sources alone.
 # kvferry_test(NAME SOURCES a_test.cpp ... DEPENDS base ... [LABELS l ...] [TIMEOUT s])
 #   A GoogleTest program, registered with CTest as one test each file's suite at a time.
@@ -29,7 +31,8 @@ function(kvferry_test name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   list(TRANSFORM ARG_DEPENDS PREPEND kvferry::)
-  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} ${ARG_LIBRARIES} GTest::gmock GTest::gtest_main)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} ${ARG_LIBRARIES} GTest::gmock
+                        GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
                        ENVIRONMENT "KVFERRY_SOURCE_DIR=${PROJECT_SOURCE_DIR};${ARG_ENVIRONMENT}")

@@ -18,8 +18,8 @@ if(KVFERRY_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 
-# A test that does not call a library does not load it either: UCX, for one, interposes on madvise as
-# soon as it is loaded, which the thread sanitizer does not survive.
+# A test that does not call a library does not load it either: UCX, for one, interposes on madvise
+# as soon as it is loaded, which the thread sanitizer does not survive.
 add_link_options(-Wl,--as-needed)
 
 # -ffp-contract=off: encoded bytes must be equal on every instruction set, and g++ 12 fuses even
@@ -35,7 +35,8 @@ if(KVFERRY_SANITIZE)
   # gcc 12 reports false maybe-uninitialized under sanitizers (gcc bug 105562).
   add_compile_options(-Wno-maybe-uninitialized)
   if(KVFERRY_SANITIZE MATCHES "thread")
-    # The sanitizer does not see fences. Asio's only one guards callbacks that io_context orders anyway.
+    # The sanitizer does not see fences. Asio's only one guards callbacks that io_context orders
+    # anyway.
     add_compile_options(-Wno-tsan)
   endif()
 endif()

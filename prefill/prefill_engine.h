@@ -55,7 +55,8 @@ class PrefillEngine {
   // Registers step() with the engine thread. Before EngineThread::start.
   void attach();
 
-  // A failure to start, now or later, is a Failed to the owner: a number for whoever gave the order.
+  // A failure to start, now or later, is a Failed to the owner: a number for whoever gave the
+  // order.
   void start(const proto::StartPrefill& order, std::uint64_t owner);
   void cancel(std::uint64_t transfer_id, const Status& why);
   void cancel_owner(std::uint64_t owner, const Status& why);  // all of its orders
