@@ -143,29 +143,28 @@ Status Supervisor::reap(bool restart) {
   return ok_status();
 }
 
-void Supervisor::signal_all(int signal) {
-  for (const Child& child : children_) {
-    if (child.pid > 0) kill(child.pid, signal);
-  }
+bool Supervisor::running(std::size_t from) const {
+  return std::any_of(children_.begin() + static_cast<std::ptrdiff_t>(from), children_.end(),
+                     [](const Child& child) { return child.pid > 0; });
 }
 
-bool Supervisor::all_gone() const {
-  return std::all_of(children_.begin(), children_.end(),
-                     [](const Child& child) { return child.pid <= 0; });
-}
-
+// The front goes first, so that what is running can still be answered by those behind it.
 void Supervisor::stop_all() {
-  signal_all(SIGTERM);
-  const std::uint64_t kill_at_ns = monotonic_ns() + kGraceSeconds * kSecond;
-  bool killed = false;
-  while (!all_gone()) {
-    const int signal = wait_signal(kTickNs);
-    const bool again = signal == SIGINT || signal == SIGTERM;
-    if (!killed && (again || monotonic_ns() >= kill_at_ns)) {
-      signal_all(SIGKILL);
-      killed = true;
+  bool impatient = false;
+  for (const std::size_t from : {children_.size() - 1, std::size_t{0}}) {
+    auto signal_each = [&](int signal) {
+      for (std::size_t i = from; i < children_.size(); ++i) {
+        if (children_[i].pid > 0) kill(children_[i].pid, signal);
+      }
+    };
+    signal_each(impatient ? SIGKILL : SIGTERM);
+    const std::uint64_t kill_at_ns = monotonic_ns() + kGraceSeconds * kSecond / 2;
+    while (running(from)) {
+      const int signal = wait_signal(kTickNs);
+      impatient = impatient || signal == SIGINT || signal == SIGTERM;
+      if (impatient || monotonic_ns() >= kill_at_ns) signal_each(SIGKILL);
+      if (const Status status = reap(false); !status.ok()) return;
     }
-    if (const Status status = reap(false); !status.ok()) return;
   }
 }
 

@@ -1,7 +1,7 @@
 // Runs child processes and keeps them running: one that dies is started again (200 ms, doubling to
-// 5 s while it keeps dying within 5 s). SIGINT or SIGTERM stops all with SIGTERM, and with SIGKILL
-// those that have not ended after the grace period; a second signal kills at once. Children die
-// with the parent.
+// 5 s while it keeps dying within 5 s). SIGINT or SIGTERM stops the last child, the front, and then
+// the others with SIGTERM, and with SIGKILL those that have not ended after half the grace period
+// each; a second signal kills at once. Children die with the parent.
 //
 // Thread contract: one thread, which must be the process's only one (signals are blocked in it and
 // waited for).
@@ -47,8 +47,7 @@ class Supervisor {
 
   Status start_due();
   Status reap(bool restart);
-  void signal_all(int signal);
-  bool all_gone() const;
+  bool running(std::size_t from) const;
   void stop_all();
 
   std::vector<Child> children_;
