@@ -32,6 +32,7 @@ void read_transport(YamlReader reader, WorkerConfig& config) {
   transfer.credits_per_transfer =
       reader.u32("credits_per_transfer", transfer.credits_per_transfer, 1, 4096);
   transfer.gather_slots = reader.u32("gather_slots", transfer.gather_slots, 1, 4096);
+  config.prefill.staging_bytes = config.decode.staging_bytes = transfer.staging_bytes();
 }
 
 void read_liveness(YamlReader reader, cluster::LivenessConfig& liveness) {
@@ -79,6 +80,11 @@ Result<WorkerConfig> load_worker_config(const std::string& file) {
   read_transport(reader.map("transport"), config);
   read_liveness(reader.map("liveness"), config.liveness);
   read_limits(reader.map("limits"), config);
+  if (config.pool_bytes <= config.transfer.staging_bytes()) {
+    reader.refuse("pool_mib", "staging alone takes " +
+                                  std::to_string(config.transfer.staging_bytes() >> 20) +
+                                  " MiB; raise it, or lower transport.frame_bytes or the slots");
+  }
   KVF_RETURN_IF_ERROR(reader.finish());
   KVF_RETURN_IF_ERROR(transport::validate(config.transfer).with_context(file));
   return config;

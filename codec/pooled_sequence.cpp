@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <utility>
 
 namespace kvferry::codec {
@@ -31,7 +32,15 @@ std::size_t PooledSequence::bytes_needed(const Codec& codec, const KvGeometry& g
 Result<std::unique_ptr<PooledSequence>> PooledSequence::create(ExtentPool& pool,
                                                                std::shared_ptr<const Codec> codec,
                                                                const KvGeometry& geometry,
-                                                               std::uint32_t max_tokens) {
+                                                               std::uint32_t max_tokens,
+                                                               std::size_t staging_reserve) {
+  const PoolUsage usage = pool.usage();
+  const auto& staging = usage.classes[static_cast<std::size_t>(ExtentClass::kStaging)];
+  const std::size_t staged = staging.leased + staging.resident + staging.quarantined;
+  if (usage.free + staged < bytes_needed(*codec, geometry, max_tokens) + staging_reserve) {
+    return resource_exhausted("the pool has no room for " + std::to_string(max_tokens) +
+                              " tokens now");
+  }
   std::unique_ptr<PooledSequence> sequence(new PooledSequence());
   const std::size_t open_bytes = SequenceKv::open_bytes(*codec, geometry);
   KVF_ASSIGN_OR_RETURN(sequence->open_, pool.allocate(open_bytes, ExtentClass::kOpen));

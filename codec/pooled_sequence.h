@@ -21,10 +21,13 @@ class PooledSequence {
                                   std::uint32_t max_tokens);
 
   // Takes every extent that max_tokens tokens will need, or none (kResourceExhausted).
+  // staging_reserve: pool bytes that sequences never take, so that a transfer always finds slots to
+  // land in; what staging holds already counts towards it.
   static Result<std::unique_ptr<PooledSequence>> create(ExtentPool& pool,
                                                         std::shared_ptr<const Codec> codec,
                                                         const KvGeometry& geometry,
-                                                        std::uint32_t max_tokens);
+                                                        std::uint32_t max_tokens,
+                                                        std::size_t staging_reserve);
 
   SequenceKv& kv() { return kv_; }
 

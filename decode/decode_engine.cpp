@@ -94,10 +94,10 @@ Result<DecodeEngine::RequestPtr> DecodeEngine::make_request(const proto::StartDe
                                                          config_.max_deadline_ns);
   const std::size_t needed = codec::PooledSequence::bytes_needed(
       *identity.codec, identity.geometry, identity.tokens + order.plan().max_tokens());
-  if (needed > parts_.pool->usage().pool) {
-    return resource_exhausted(
+  if (needed + config_.staging_bytes > parts_.pool->usage().pool) {
+    return invalid_argument(
         "the request's KV needs " + std::to_string(needed) +
-        " bytes, more than the whole pool; lower max_tokens or raise pool_bytes");
+        " bytes, more than the pool has beside its staging; lower max_tokens or raise pool_mib");
   }
   return request;
 }
@@ -126,9 +126,9 @@ void DecodeEngine::start(const proto::StartDecode& order, std::uint64_t owner) {
 void DecodeEngine::admit() {
   while (!waiting_.empty() && holding_ < config_.max_running) {
     const RequestPtr request = requests_.at(waiting_.front());
-    auto sequence = codec::PooledSequence::create(*parts_.pool, request->identity.codec,
-                                                  request->identity.geometry,
-                                                  request->prompt() + request->plan.max_tokens());
+    auto sequence = codec::PooledSequence::create(
+        *parts_.pool, request->identity.codec, request->identity.geometry,
+        request->prompt() + request->plan.max_tokens(), config_.staging_bytes);
     if (!sequence.ok()) {
       if (holding_ > 0) break;  // in order: a large request is not overtaken for ever
       // Nothing will come free: the pool is smaller than its nominal size (staging, fragments).

@@ -26,6 +26,7 @@
 #include "control.pb.h"
 #include "model/model.h"
 #include "transport/kv_transfer.h"
+#include "transport/transfer_config.h"
 
 namespace kvferry::decode {
 
@@ -34,6 +35,8 @@ struct DecodeConfig {
   std::uint32_t max_waiting = 256;   // beyond: refused
   std::uint32_t chunk_tokens = 256;  // of local prompts in one step, beside the running requests
   std::uint64_t max_deadline_ns = 3600 * kSecond;
+  // Pool bytes left to the transfer hub (TransferConfig::staging_bytes).
+  std::size_t staging_bytes = transport::TransferConfig{}.staging_bytes();
 };
 
 // What the engine stands on. Nothing here is owned; all outlive the engine.

@@ -71,9 +71,9 @@ Result<PrefillEngine::JobPtr> PrefillEngine::make_job(const proto::StartPrefill&
   job->received_ns = parts_.timers->now_ns();
   const std::size_t needed = codec::PooledSequence::bytes_needed(
       *job->identity.codec, job->identity.geometry, job->identity.tokens);
-  if (needed > parts_.pool->usage().pool) {
-    return resource_exhausted("the prompt's KV needs " + std::to_string(needed) +
-                              " bytes, more than the whole pool; raise pool_bytes");
+  if (needed + config_.staging_bytes > parts_.pool->usage().pool) {
+    return invalid_argument("the prompt's KV needs " + std::to_string(needed) +
+                            " bytes, more than the pool has beside its staging; raise pool_mib");
   }
   return job;
 }
@@ -188,8 +188,9 @@ void PrefillEngine::drop_cancelled() {
 void PrefillEngine::admit() {
   while (!engine_->waiting.empty()) {
     const JobPtr& job = engine_->waiting.front();
-    auto sequence = codec::PooledSequence::create(*parts_.pool, job->identity.codec,
-                                                  job->identity.geometry, job->identity.tokens);
+    auto sequence =
+        codec::PooledSequence::create(*parts_.pool, job->identity.codec, job->identity.geometry,
+                                      job->identity.tokens, config_.staging_bytes);
     if (!sequence.ok()) {
       // Memory comes back as earlier transfers are acknowledged, which posts and so wakes the
       // engine. make_job has seen that the pool as a whole suffices.

@@ -24,6 +24,7 @@
 #include "control.pb.h"
 #include "model/model.h"
 #include "transport/kv_transfer.h"
+#include "transport/transfer_config.h"
 
 namespace kvferry::prefill {
 
@@ -31,6 +32,8 @@ struct PrefillConfig {
   std::uint32_t chunk_tokens = 512;  // of all prompts in one step
   std::uint32_t max_jobs = 256;      // queued and running; more are refused
   std::uint64_t max_deadline_ns = 3600 * kSecond;
+  // Pool bytes left to the transfer hub (TransferConfig::staging_bytes).
+  std::size_t staging_bytes = transport::TransferConfig{}.staging_bytes();
 };
 
 // What the engine stands on. Nothing here is owned; all outlive the engine.
