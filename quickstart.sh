@@ -92,7 +92,7 @@ ready() {
 }
 
 start_cluster() {
-  # A process group of its own, so that Ctrl-C reaches this script only and the cluster is stopped once.
+  # A process group of its own: Ctrl-C reaches this script only, and the cluster is stopped once.
   setsid "$program" up --model "$model" --port "$port" >"$log" 2>&1 &
   cluster=$!
   local waited=0
