@@ -115,6 +115,7 @@ void print_memory() {
 }  // namespace
 
 int run_doctor(const DoctorOptions& options) {
+  quiet_logs();
   print_cpu();
   const Status numerics = print_numerics(options.model);
   const bool ucx = print_ucx(options);

@@ -1,10 +1,12 @@
 #include "cli/engine_setup.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <thread>
 
+#include "base/log.h"
 #include "cli/worker_config.h"
 
 namespace kvferry::cli {
@@ -18,6 +20,10 @@ Result<LoadedEngine> load_engine(const EngineOptions& options) {
   load.pool = engine.pool.get();
   KVF_ASSIGN_OR_RETURN(engine.model, model::load_model(options.model, load));
   return engine;
+}
+
+void quiet_logs() {
+  if (std::getenv("KVFERRY_LOG") == nullptr) set_log_level(LogLevel::kWarn);
 }
 
 Result<std::string> read_file(const std::string& path) {

@@ -17,6 +17,9 @@ struct LoadedEngine {
 };
 Result<LoadedEngine> load_engine(const EngineOptions& options);
 
+// For commands whose output a person reads: warnings only, unless KVFERRY_LOG says otherwise.
+void quiet_logs();
+
 // The whole text of a file; kNotFound when it cannot be read.
 Result<std::string> read_file(const std::string& path);
 

@@ -127,6 +127,9 @@ Status generate(GenerateOptions options) {
 
 }  // namespace
 
-int run_generate(const GenerateOptions& options) { return report("generate", generate(options)); }
+int run_generate(const GenerateOptions& options) {
+  quiet_logs();
+  return report("generate", generate(options));
+}
 
 }  // namespace kvferry::cli

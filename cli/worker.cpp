@@ -24,6 +24,7 @@
 #include "cluster/admin_http.h"
 #include "cluster/messages.h"
 #include "codec/codec_set.h"
+#include "kernels/hack_kernels.h"
 #include "kernels/isa.h"
 #include "model/model.h"
 #include "transport/transfer_hub.h"
@@ -58,6 +59,7 @@ class Worker {
   void reply(std::uint64_t owner, const proto::Envelope& message);
   proto::HelloReply hello() const;
   cluster::AdminAnswer healthz() const;
+  void update_transport_info();
   std::string metrics();
   void wait_for_signal();
 
@@ -82,6 +84,7 @@ class Worker {
   std::uint64_t next_owner_ = 1;
   std::unique_ptr<cluster::ControlServer> control_;
   std::unique_ptr<cluster::AdminServer> admin_;
+  std::string described_;  // the transport, as the metric last said
   bool stopping_ = false;
 };
 
@@ -122,7 +125,8 @@ Status Worker::start_transport() {
       .gauge("kvferry_build_info", "Always 1; the labels say what this process runs on.",
              {{"role", role_ == proto::ROLE_PREFILL ? "prefill" : "decode"},
               {"kernels", std::string(kernels::isa_name(kernels::active_isa()))},
-              {"transport", transport_->describe()},
+              {"codec_kernels",
+               std::string(kernels::isa_name(kernels::hack_kernels_isa(kernels::active_isa())))},
               {"model", model_->config().name},
               {"numerics_class", fmt::format("{:016x}", model_->numerics_class())}})
       .set(1);
@@ -249,6 +253,19 @@ cluster::AdminAnswer Worker::healthz() const {
   return {false, fmt::format("{{\"healthy\":false,\"engine_still_s\":{}}}\n", still_ns / kSecond)};
 }
 
+// What the transport runs over is known once it has connected, and may change with the peers.
+void Worker::update_transport_info() {
+  auto info = [this](const std::string& transport) -> Gauge& {
+    return metrics_.gauge("kvferry_transport_info",
+                          "1 for the transport and the lanes in use, 0 for those before.",
+                          {{"transport", transport}});
+  };
+  const std::string now = transport_->describe();
+  if (!described_.empty() && described_ != now) info(described_).set(0);
+  described_ = now;
+  info(now).set(1);
+}
+
 std::string Worker::metrics() {
   static constexpr const char* kClassNames[kExtentClasses] = {"closed", "open", "staging"};
   const PoolUsage usage = pool_->usage();
@@ -271,6 +288,7 @@ std::string Worker::metrics() {
   metrics_
       .gauge("kvferry_compute_busy_seconds", "CPU seconds spent in compute tasks since the start.")
       .set(static_cast<double>(compute_->busy_ns()) * 1e-9);
+  update_transport_info();
   update_process_metrics(metrics_);
   return metrics_.serialize();
 }
