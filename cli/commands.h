@@ -81,7 +81,7 @@ struct UpOptions {
   std::string compute = "auto";
   int threads = 0;  // of each worker; 0: the cores divided among the workers
   std::uint32_t pool_mib = 256;
-  std::uint32_t local_prefill_tokens = 0;
+  std::uint32_t local_prefill_tokens = 64;
   std::uint32_t lease_ms = 30000;
   std::string directory;  // of configs and logs; empty: a temporary one, removed at the end
 };

@@ -103,7 +103,8 @@ Command add_up(CLI::App& app, UpOptions& options) {
   sub->add_option("--pool-mib", options.pool_mib, "KV memory of each worker, MiB")
       ->check(CLI::Range(1u, 1u << 20));
   sub->add_option("--local-prefill-tokens", options.local_prefill_tokens,
-                  "Shorter prompts are prefilled on the decode worker");
+                  "Shorter prompts are prefilled on the decode worker")
+      ->capture_default_str();
   sub->add_option("--lease-ms", options.lease_ms, "Lease of a transfer without progress")
       ->check(CLI::Range(100u, 3600000u));
   sub->add_option("--directory", options.directory,

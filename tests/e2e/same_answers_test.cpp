@@ -87,6 +87,7 @@ class SameAnswers : public testing::TestWithParam<std::uint32_t> {};
 TEST_P(SameAnswers, AtConcurrencyOneAndSixteen) {
   ClusterOptions options;
   options.prefill = options.decode = GetParam();
+  options.arguments = {"--local-prefill-tokens", "0"};  // every prompt crosses the wire
   auto cluster = Cluster::start(options);
   ASSERT_TRUE(cluster.ok()) << cluster.status().to_string();
   expect_same(**cluster, 1);
