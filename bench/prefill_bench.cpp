@@ -151,9 +151,9 @@ std::string to_text(const PrefillBenchReport& r) {
   char text[1024];
   std::snprintf(text, sizeof(text),
                 "%s, %u tokens, codec %s, %s on %s kernels, %d threads, %s\n"
-                "%.2f s (%.2f to %.2f over %d runs), %.0f tokens/s\n"
+                "%.4g s (%.4g to %.4g over %d runs), %.0f tokens/s\n"
                 "%.0f of %.0f GFLOP/s (%s): %.2f\n"
-                "products %.0f ms, attention %.0f ms, encoding %.1f ms, other %.0f ms\n",
+                "products %.4g ms, attention %.4g ms, encoding %.3g ms, other %.3g ms\n",
                 r.model.c_str(), r.tokens, r.codec.c_str(), r.compute.c_str(), r.isa.c_str(),
                 r.threads, r.cpu.c_str(), r.seconds, r.seconds_min, r.seconds_max, r.runs,
                 r.tokens / r.seconds, r.achieved_gflops, r.gemm_peak_gflops,

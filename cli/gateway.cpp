@@ -53,6 +53,10 @@ Status serve(const std::string& config_file) {
   const std::unique_ptr<Timers> timers = make_asio_timers(io);
   Metrics metrics;
   KVF_ASSIGN_OR_RETURN(const auto gateway, gateway::Gateway::start(io, *timers, metrics, config));
+  metrics
+      .gauge("kvferry_build_info", "Always 1; the labels say what this process runs on.",
+             {{"role", "gateway"}, {"model", config.model}})
+      .set(1);
   log_info("gateway", "listening on " + config.host + ":" + std::to_string(gateway->port()));
   const Stopper stopper(io, *gateway);
   io.run();

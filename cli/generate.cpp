@@ -90,6 +90,9 @@ Status generate(GenerateOptions options) {
     return invalid_argument(
         "a random model has no tokenizer; use `kvferry logits` or `kvferry bench` with it");
   }
+  if (options.prompt.empty() && options.prompt_file.empty()) {
+    return invalid_argument("what is the prompt? Give --prompt TEXT or --prompt-file FILE");
+  }
   KVF_ASSIGN_OR_RETURN(const codec::CodecSet codecs, codec::CodecSet::parse({options.codec}));
   if (!options.prompt_file.empty()) {
     KVF_ASSIGN_OR_RETURN(options.prompt, read_file(options.prompt_file));

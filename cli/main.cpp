@@ -86,7 +86,7 @@ Command add_doctor(CLI::App& app, DoctorOptions& options) {
 
 Command add_up(CLI::App& app, UpOptions& options) {
   CLI::App* sub = app.add_subcommand("up", "A whole cluster on this machine");
-  sub->add_option("--model", options.model, "Directory of a checkpoint, or random:NAME")
+  sub->add_option("--model", options.model, "Directory of a checkpoint with its tokenizer")
       ->required();
   sub->add_option("--codec", options.codecs,
                   "Allowed codecs, the first being the default; may be given several times")
@@ -99,7 +99,8 @@ Command add_up(CLI::App& app, UpOptions& options) {
   sub->add_option("--port", options.port, "Of the gateway's API; 0: any free one")
       ->capture_default_str();
   sub->add_option("--compute", options.compute, "")->check(CLI::IsMember({"auto", "bf16", "f32"}));
-  sub->add_option("--threads", options.threads, "Of each worker; 0: the cores divided among them");
+  sub->add_option("--threads", options.threads, "Of each worker; 0: the cores divided among them")
+      ->check(CLI::Range(0, 1024));
   sub->add_option("--pool-mib", options.pool_mib, "KV memory of each worker, MiB")
       ->check(CLI::Range(1u, 1u << 20));
   sub->add_option("--local-prefill-tokens", options.local_prefill_tokens,
@@ -124,6 +125,7 @@ Command add_demo(CLI::App& app, DemoOptions& options) {
 
 int main(int argc, char** argv) {
   CLI::App app{"kvferry: disaggregated LLM serving with a KV cache that stays compressed"};
+  app.set_version_flag("--version", "kvferry " KVFERRY_VERSION);
   app.require_subcommand(1);
   std::string isa;
   app.add_option("--isa", isa, "Kernels to use: scalar, avx2, avx512; the best unless said")

@@ -127,6 +127,8 @@ Status Supervisor::reap(bool restart) {
     int status = 0;
     if (child.pid <= 0 || waitpid(child.pid, &status, WNOHANG) != child.pid) continue;
     child.pid = -1;
+    std::error_code ignored;
+    std::filesystem::remove(pid_directory_ / (child.spec.name + ".pid"), ignored);
     if (!restart) continue;
     const std::uint64_t now = monotonic_ns();
     const bool early = now - child.started_ns < kEarlyNs;

@@ -19,6 +19,7 @@
 #include "cli/supervisor.h"
 #include "codec/codec_set.h"
 #include "model/model.h"
+#include "text/tokenizer.h"
 
 namespace kvferry::cli {
 namespace {
@@ -157,8 +158,12 @@ int threads_each(const UpOptions& options) {
 
 Status up(UpOptions options) {
   // What would make every child fail is said once, here.
+  if (options.model.starts_with("random:")) {
+    return invalid_argument("a random model has no tokenizer to serve with; use kvferry bench");
+  }
   KVF_RETURN_IF_ERROR(model::load_config(options.model).status());
-  if (!options.model.starts_with("random:")) options.model = fs::absolute(options.model);
+  KVF_RETURN_IF_ERROR(text::Tokenizer::load(options.model).status());
+  options.model = fs::absolute(options.model);
   if (options.codecs.empty()) {
     options.codecs = {std::string(codec::kDefaultSpec), "raw", "hadamard | hack(k=2,v=2)"};
   }

@@ -84,6 +84,7 @@ class Worker {
   std::uint64_t next_owner_ = 1;
   std::unique_ptr<cluster::ControlServer> control_;
   std::unique_ptr<cluster::AdminServer> admin_;
+  std::uint64_t counted_busy_ns_ = 0;
   std::string described_;  // the transport, as the metric last said
   bool stopping_ = false;
 };
@@ -285,9 +286,10 @@ std::string Worker::metrics() {
       .gauge("kvferry_requests_active",
              "Requests that this worker knows: queued, moving or running.")
       .set(static_cast<double>(prefill_ ? prefill_->active() : decode_->active()));
-  metrics_
-      .gauge("kvferry_compute_busy_seconds", "CPU seconds spent in compute tasks since the start.")
-      .set(static_cast<double>(compute_->busy_ns()) * 1e-9);
+  const std::uint64_t busy_ns = compute_->busy_ns();
+  metrics_.counter("kvferry_compute_busy_seconds_total", "CPU seconds spent in compute tasks.")
+      .add(static_cast<double>(busy_ns - counted_busy_ns_) * 1e-9);
+  counted_busy_ns_ = busy_ns;
   update_transport_info();
   update_process_metrics(metrics_);
   return metrics_.serialize();

@@ -4,7 +4,7 @@
 #   "base/status.h".
 #   LIBRARIES are those that its headers need too, PRIVATE_LIBRARIES those of its sources alone.
 # kvferry_test(NAME SOURCES a_test.cpp ... DEPENDS base ... [LABELS l ...] [TIMEOUT s])
-#   A GoogleTest program, registered with CTest as one test each file's suite at a time.
+#   A GoogleTest program, registered with CTest as one test.
 
 function(kvferry_room name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})

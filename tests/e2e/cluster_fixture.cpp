@@ -150,6 +150,15 @@ pid_t Cluster::process(const std::string& name) const {
   return pid;
 }
 
+Result<int> Cluster::healthz(const std::string& process) const {
+  for (const auto& [known, admin] : admin_) {
+    if (known != process) continue;
+    KVF_ASSIGN_OR_RETURN(const auto answer, cli::http_get(admin, "/healthz", 5 * kSecond));
+    return answer.status;
+  }
+  return not_found("no process " + process);
+}
+
 Result<double> Cluster::metric(const std::string& process, const std::string& name,
                                const std::string& labels) const {
   for (const auto& [known, admin] : admin_) {

@@ -40,6 +40,8 @@ class Cluster {
   // kNotFound if it is not there.
   Result<double> metric(const std::string& process, const std::string& name,
                         const std::string& labels = "") const;
+  // The status that /healthz of a worker or of "gateway" answers.
+  Result<int> healthz(const std::string& process) const;
   // Polls until metric(...) satisfies the predicate; kDeadlineExceeded after 60 s.
   Status wait_metric(const std::string& process, const std::string& name,
                      const std::function<bool(double)>& satisfied,

@@ -41,6 +41,11 @@ TEST(Idle, UsesLessThanTwoPercentOfACore) {
     for (const std::string& name : names) sum += cpu_seconds((*cluster)->process(name));
     return sum;
   };
+  for (const std::string& name : names) {
+    const Result<int> healthy = (*cluster)->healthz(name);
+    ASSERT_TRUE(healthy.ok()) << healthy.status().to_string();
+    EXPECT_EQ(*healthy, 200) << name;
+  }
   const double before = total();
   const std::uint64_t begin_ns = monotonic_ns();
   constexpr unsigned kWindowMs = 6000;  // a clock tick is 10 ms: 0.2 % of the window

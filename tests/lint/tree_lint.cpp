@@ -17,8 +17,8 @@ constexpr std::size_t kMaxFileLines = 700;
 
 // docs/ARCHITECTURE.md, "Rooms". A room may always include itself. Tests may include everything.
 const std::map<std::string, std::set<std::string>>& room_table() {
-  static const std::set<std::string> workers = {"base",  "kernels",   "proto",     "codec",
-                                                "model", "transport", "scheduler", "cluster"};
+  static const std::set<std::string> workers = {"base",  "proto",     "codec",
+                                                "model", "transport", "cluster"};
   static const std::map<std::string, std::set<std::string>> table = [] {
     std::map<std::string, std::set<std::string>> rooms = {
         {"base", {}},
@@ -33,7 +33,7 @@ const std::map<std::string, std::set<std::string>>& room_table() {
         {"prefill", workers},
         {"decode", workers},
         {"gateway", {"base", "proto", "text", "codec", "scheduler", "cluster"}},
-        {"bench", {"base", "kernels", "codec", "model", "transport"}},
+        {"bench", {"base", "kernels", "codec", "model"}},
     };
     std::set<std::string> all;
     for (const auto& [room, below] : rooms) all.insert(room);
