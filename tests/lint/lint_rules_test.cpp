@@ -67,7 +67,7 @@ TEST(LintRules, HeaderWithoutContract) {
 TEST(LintRules, Umbrella) {
   const File list{"base/CMakeLists.txt", {}};
   const File readme{"base/README.md", {}};
-  const File umbrella{"base/base.h", {"#include \"base/status.h\""}};
+  const File umbrella{"base/all.h", {"#include \"base/status.h\""}};
   const File user{"codec/a.cpp", {"#include \"base/status.h\""}};
   const File other_user{"codec/b.cpp", {"#include \"base/hash.h\""}};
   EXPECT_THAT(check_umbrellas({list, readme, umbrella, user}), IsEmpty());

@@ -285,12 +285,9 @@ Findings check_umbrellas(const Tree& tree) {
       findings.push_back(room + "/README.md is missing");
     }
     if (room == "proto" || room == "cli") continue;  // generated headers; a program
-    // <room>.h may be a contract that the room's other headers include; all.h is then the
-    // umbrella.
     const File* umbrella = find(tree, room + "/all.h");
-    if (umbrella == nullptr) umbrella = find(tree, room + "/" + room + ".h");
     if (umbrella == nullptr) {
-      findings.push_back(room + "/" + room + ".h, the room's umbrella header, is missing");
+      findings.push_back(room + "/all.h, the room's umbrella header, is missing");
       continue;
     }
     std::set<std::string> included = {umbrella->path};

@@ -7,7 +7,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "text/text.h"
+#include "text/all.h"
 
 namespace kvferry::text {
 namespace {
