@@ -30,9 +30,13 @@ struct GenerationUsage {
   std::uint32_t completion_tokens = 0;
   std::uint32_t cached_tokens = 0;
   std::uint32_t attempts = 0;
-  // Of the last attempt's prompt KV; 0 when no worker said.
+  // Sums over the attempts that got as far as a first token, or ended without any; the others never
+  // said. An attempt's prompt is the request's and the tokens that came before. 0 when no worker
+  // said.
   std::uint64_t values = 0, raw_bytes = 0, sent_bytes = 0;
-  double bits_per_value = 0, closed_bits_per_value = 0;
+  double bits_per_value = 0;  // all bits of these attempts over all their values
+  // From here on of the last of these attempts alone.
+  double closed_bits_per_value = 0;
   double queue_ms = 0;  // in the gateway and on the worker that prefilled
   double prefill_ms = 0, encode_ms = 0, transfer_ms = 0, first_decode_ms = 0;
   double ttft_ms = 0;  // from the request's arrival

@@ -41,13 +41,29 @@ double ms_between(std::uint64_t from_ns, std::uint64_t to_ns) {
   return to_ns < from_ns ? 0 : static_cast<double>(to_ns - from_ns) * 1e-6;
 }
 
+// What an attempt says comes behind what those before it said: amounts add up, and bits per value
+// are all bits over all values; everything else is the later attempt's.
+void add_usage(const proto::KvUsage& later, proto::KvUsage& all) {
+  proto::KvUsage sum = later;
+  sum.set_values(all.values() + later.values());
+  sum.set_raw_bytes(all.raw_bytes() + later.raw_bytes());
+  sum.set_sent_bytes(all.sent_bytes() + later.sent_bytes());
+  if (sum.values() > 0) {
+    const double bits = all.bits_per_value() * static_cast<double>(all.values()) +
+                        later.bits_per_value() * static_cast<double>(later.values());
+    sum.set_bits_per_value(bits / static_cast<double>(sum.values()));
+  }
+  all = std::move(sum);
+}
+
 }  // namespace
 
 struct RequestManager::Attempt {
   std::uint64_t transfer_id = 0;
   Route route;
-  std::uint32_t ids = 0;   // prompt and tokens it started with
-  bool prefilled = false;  // its first token is here
+  std::uint32_t ids = 0;             // prompt and tokens it started with
+  bool prefilled = false;            // its first token is here
+  std::optional<proto::KvUsage> kv;  // what its decode worker said last
 };
 
 struct RequestManager::Request {
@@ -76,7 +92,7 @@ struct RequestManager::Request {
   std::uint32_t failures = 0;
   std::set<WorkerId> failed;
   std::optional<scheduler::ComputeClass> bound_to;
-  proto::KvUsage kv;
+  proto::KvUsage kv;  // of the attempts that have ended
   bool over = false;
 
   std::uint32_t sequence_length() const {
@@ -251,6 +267,7 @@ void RequestManager::release_attempt(Request& request) {
   if (!request.attempt) return;
   const Attempt& attempt = *request.attempt;
   parts_.router->release(attempt.route, attempt.ids, attempt.prefilled);
+  if (attempt.kv) add_usage(*attempt.kv, request.kv);
   request.attempt.reset();
 }
 
@@ -303,7 +320,7 @@ void RequestManager::on_token(WorkerId worker, const proto::Token& token) {
                        std::to_string(token.position()) + ", expected " + std::to_string(next)),
         {worker});
   }
-  if (token.has_usage()) request->kv = token.usage();
+  if (token.has_usage()) request->attempt->kv = token.usage();
   if (!request->attempt->prefilled) {
     request->attempt->prefilled = true;
     parts_.router->prefilled(request->attempt->route, request->attempt->ids);
@@ -338,12 +355,12 @@ void RequestManager::on_finished(WorkerId worker, const proto::Finished& finishe
   const RequestPtr request =
       find(finished.request_id(), finished.transfer_id(), finished.attempt());
   if (!request || request->attempt->route.decode != worker) return;
-  if (finished.has_usage()) request->kv = finished.usage();
   if (finished.reason() != "stop" && finished.reason() != "length") {
     return attempt_failed(request, "protocol",
                           internal_error("an unknown reason to finish: " + finished.reason()),
                           {worker});
   }
+  if (finished.has_usage()) request->attempt->kv = finished.usage();
   end_text(request, finished.reason());
 }
 
@@ -396,6 +413,7 @@ void RequestManager::finish(const RequestPtr& request, const Status& status,
   GenerationOutcome outcome;
   outcome.status = status;
   outcome.finish_reason = reason;
+  release_attempt(*request);  // the usage is of attempts that have ended
   outcome.usage = usage_of(*request);
   outcome.ids = request->tokens;
   if (status.ok()) {
