@@ -13,7 +13,8 @@ void EngineThread::add_stepper(std::function<bool()> step) { steppers_.push_back
 void EngineThread::start() {
   {
     std::lock_guard lock(mutex_);
-    last_progress_ns_ = monotonic_ns();
+    last_turn_ns_ = monotonic_ns();
+    idle_ = false;
   }
   thread_ = std::thread([this] { run(); });
 }
@@ -40,9 +41,9 @@ void EngineThread::post(std::function<void()> task) {
   wake_.notify_one();
 }
 
-std::uint64_t EngineThread::last_progress_ns() const {
-  std::lock_guard lock(mutex_);
-  return idle_ ? monotonic_ns() : last_progress_ns_;
+std::uint64_t EngineThread::still_ns() const {
+  std::lock_guard lock(mutex_);  // of both readings, so the clock's is not before the turn's
+  return idle_ ? 0 : monotonic_ns() - last_turn_ns_;
 }
 
 void EngineThread::run() {
@@ -57,7 +58,7 @@ void EngineThread::run() {
         idle_ = false;
       }
       if (stopping_) return;
-      last_progress_ns_ = monotonic_ns();
+      last_turn_ns_ = monotonic_ns();
       tasks.swap(inbox_);
     }
     for (auto& task : tasks) {

@@ -32,9 +32,10 @@ class EngineThread {
 
   void post(std::function<void()> task);
 
-  // Monotonic time of the last turn of the loop, or of now when it sleeps for want of work: a value
-  // far in the past means that the engine is stuck.
-  std::uint64_t last_progress_ns() const;
+  // Nanoseconds since the loop last turned; 0 while it sleeps for want of work, and before start. A
+  // large value means that a step or a task hangs. Not a point in time, which a caller would have
+  // to subtract from a clock that it read earlier.
+  std::uint64_t still_ns() const;
 
  private:
   void run();
@@ -44,8 +45,8 @@ class EngineThread {
   std::condition_variable wake_;
   std::vector<std::function<void()>> inbox_;
   bool stopping_ = false;
-  bool idle_ = false;
-  std::uint64_t last_progress_ns_ = 0;
+  bool idle_ = true;  // no thread, or one that waits for a post
+  std::uint64_t last_turn_ns_ = 0;
   std::thread thread_;
 };
 

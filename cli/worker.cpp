@@ -249,7 +249,7 @@ proto::HelloReply Worker::hello() const {
 }
 
 cluster::AdminAnswer Worker::healthz() const {
-  const std::uint64_t still_ns = monotonic_ns() - engine_.last_progress_ns();
+  const std::uint64_t still_ns = engine_.still_ns();
   if (still_ns < kStuckNs) return {true, "{\"healthy\":true}\n"};
   return {false, fmt::format("{{\"healthy\":false,\"engine_still_s\":{}}}\n", still_ns / kSecond)};
 }

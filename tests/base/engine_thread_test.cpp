@@ -84,8 +84,9 @@ TEST(EngineThreadTest, StopDropsWhatIsLeftAndTakesNothingMore) {
   EXPECT_FALSE(ran);
 }
 
-TEST(EngineThreadTest, ProgressIsOldOnlyWhileAStepHangs) {
+TEST(EngineThreadTest, IsStillOnlyWhileATaskHangs) {
   EngineThread engine;
+  EXPECT_EQ(engine.still_ns(), 0u) << "not started";
   std::promise<void> entered;
   std::promise<void> go_on;
   engine.start();
@@ -94,14 +95,19 @@ TEST(EngineThreadTest, ProgressIsOldOnlyWhileAStepHangs) {
     go_on.get_future().wait();
   });
   entered.get_future().wait();
-  const std::uint64_t first = engine.last_progress_ns();
-  EXPECT_EQ(engine.last_progress_ns(), first) << "does not move while the task hangs";
-  EXPECT_LE(first, monotonic_ns());
+  const std::uint64_t hung = monotonic_ns();
+  std::uint64_t now = hung;
+  while (now == hung) now = monotonic_ns();
+  EXPECT_GE(engine.still_ns(), now - hung) << "grows while the task hangs";
   std::promise<void> after;
   go_on.set_value();
+  const std::uint64_t posted = monotonic_ns();
   engine.post([&] { after.set_value(); });
   after.get_future().wait();
-  EXPECT_GT(engine.last_progress_ns(), first);
+  const std::uint64_t still = engine.still_ns();
+  EXPECT_LE(still, monotonic_ns() - posted) << "the loop has turned since the post";
+  while (engine.still_ns() != 0) std::this_thread::yield();  // nothing is left to do: 0, and stays
+  for (int i = 0; i < 1000; ++i) ASSERT_EQ(engine.still_ns(), 0u);
 }
 
 }  // namespace
