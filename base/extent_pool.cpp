@@ -120,7 +120,7 @@ struct ExtentPool::Impl {
     tally(range) += range.size;
   }
 
-  std::map<std::size_t, Range>::iterator give_back(std::map<std::size_t, Range>::iterator range) {
+  void give_back(std::map<std::size_t, Range>::iterator range) {
     std::size_t offset = range->first;
     std::size_t bytes = range->second.size;
     tally(range->second) -= bytes;
@@ -139,7 +139,7 @@ struct ExtentPool::Impl {
       }
     }
     add_free(offset, bytes);
-    return used.erase(range);
+    used.erase(range);
   }
 };
 
@@ -200,13 +200,6 @@ Result<Extent> ExtentPool::allocate(std::size_t size, ExtentClass extent_class) 
   return extent;
 }
 
-void ExtentPool::release_quarantined() {
-  std::lock_guard lock(impl_->mutex);
-  for (auto range = impl_->used.begin(); range != impl_->used.end();) {
-    range = range->second.use == Use::kQuarantined ? impl_->give_back(range) : std::next(range);
-  }
-}
-
 PoolUsage ExtentPool::usage() const {
   std::lock_guard lock(impl_->mutex);
   return impl_->usage;
@@ -259,8 +252,7 @@ Extent::Extent(Extent&& other) noexcept
     : pool_(std::exchange(other.pool_, nullptr)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      class_(other.class_),
-      resident_(std::exchange(other.resident_, false)) {}
+      class_(other.class_) {}
 
 Extent& Extent::operator=(Extent&& other) noexcept {
   if (this == &other) return *this;
@@ -269,18 +261,24 @@ Extent& Extent::operator=(Extent&& other) noexcept {
   data_ = std::exchange(other.data_, nullptr);
   size_ = std::exchange(other.size_, 0);
   class_ = other.class_;
-  resident_ = std::exchange(other.resident_, false);
   return *this;
 }
 
 Extent::~Extent() { release(); }
 
 void Extent::mark_resident() {
-  if (!valid() || resident_) return;
+  if (!valid()) return;
   ExtentPool::Impl& impl = *pool_->impl_;
   std::lock_guard lock(impl.mutex);
-  impl.change(impl.find(data_)->second, Use::kResident);
-  resident_ = true;
+  Range& range = impl.find(data_)->second;
+  if (range.use == Use::kLeased) impl.change(range, Use::kResident);
+}
+
+void Extent::quarantine() {
+  if (!valid()) return;
+  ExtentPool::Impl& impl = *pool_->impl_;
+  std::lock_guard lock(impl.mutex);
+  impl.change(impl.find(data_)->second, Use::kQuarantined);
 }
 
 void Extent::release() {
@@ -293,20 +291,6 @@ void Extent::release() {
   pool_ = nullptr;
   data_ = nullptr;
   size_ = 0;
-  resident_ = false;
-}
-
-void Extent::quarantine() {
-  if (!valid()) return;
-  ExtentPool::Impl& impl = *pool_->impl_;
-  {
-    std::lock_guard lock(impl.mutex);
-    impl.change(impl.find(data_)->second, Use::kQuarantined);
-  }
-  pool_ = nullptr;
-  data_ = nullptr;
-  size_ = 0;
-  resident_ = false;
 }
 
 }  // namespace kvferry

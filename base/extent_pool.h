@@ -4,8 +4,8 @@
 // No extent has two owners: an Extent is move-only and names one range until it is released.
 //
 // leased: given out, its content is not complete yet (granted to a transfer, or an open page).
-// resident: content complete and immutable. quarantined: released by its owner while a peer may
-// still write to it; it comes back with release_quarantined.
+// resident: content complete and immutable. quarantined: of no more use to its owner, who keeps it
+// only because somebody may still write to it.
 //
 // Thread contract: any thread (one mutex; calls are short).
 #pragma once
@@ -39,9 +39,9 @@ class Extent {
   bool valid() const { return pool_ != nullptr; }
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
-  void mark_resident();
-  void release();     // back to free
-  void quarantine();  // give up ownership; the bytes stay out of use until release_quarantined
+  void mark_resident();  // if leased
+  void quarantine();     // until release: a change of account, not of owner
+  void release();        // back to free
 
  private:
   friend class ExtentPool;
@@ -49,7 +49,6 @@ class Extent {
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;  // as asked for
   ExtentClass class_ = ExtentClass::kClosed;
-  bool resident_ = false;
 };
 
 struct PoolUsage {  // bytes, in allocation units
@@ -72,7 +71,6 @@ class ExtentPool {
 
   // Best fit. kResourceExhausted when no free range is long enough. size >= 1.
   Result<Extent> allocate(std::size_t size, ExtentClass extent_class);
-  void release_quarantined();  // everything quarantined becomes free
 
   PoolUsage usage() const;
   std::size_t largest_free() const;

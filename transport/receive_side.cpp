@@ -53,10 +53,7 @@ void ReceiveSide::cancel(std::uint64_t transfer_id, const Status& why) {
 }
 
 void ReceiveSide::abandon() {
-  for (auto& [memory, landing] : landings_) {
-    orphans_ += landing.orphan ? 0 : 1;
-    landing.orphan = true;
-  }
+  for (auto& [memory, landing] : landings_) orphan(landing);
   transfers_.clear();
   waiting_.clear();
 }
@@ -454,13 +451,20 @@ void ReceiveSide::release_slots(Transfer& transfer, std::uint64_t transfer_id) {
   context_.metrics.staging_bytes.add(-static_cast<double>(transfer.slot_bytes) * transfer.credits);
   if (!transfer.landing.empty()) {
     for (auto& [memory, landing] : landings_) {
-      if (landing.transfer_id != transfer_id || landing.orphan) continue;
-      landing.orphan = true;
-      ++orphans_;
+      if (landing.transfer_id == transfer_id) orphan(landing);
     }
   }
   transfer.free_slots.clear();
   note_usage();
+}
+
+// A receive into the slot is posted and cannot be taken back: the slot is quarantined until it has
+// completed, which a channel that closes makes it do.
+void ReceiveSide::orphan(Landing& landing) {
+  if (landing.orphan) return;
+  landing.orphan = true;
+  landing.slot.quarantine();
+  ++orphans_;
 }
 
 void ReceiveSide::bury(std::uint64_t transfer_id, const Status& outcome) {

@@ -3,7 +3,8 @@
 //
 // Memory: DATA payloads land in extents of class kStaging, taken from the pool at GRANT and given
 // back when the transfer ends, so that credits bound them; an extent that a frame is still landing
-// in is kept until that frame's on_frame, whatever happens to the transfer.
+// in is kept until that frame's on_frame, whatever happens to the transfer, and counts as
+// quarantined once the transfer is over.
 //
 // Thread contract: the reactor's thread.
 #pragma once
@@ -84,7 +85,7 @@ class ReceiveSide : public KvReceiver {
     std::uint32_t sequence = 0;
     Channel* channel = nullptr;
     std::uint64_t since_ns = 0;
-    bool orphan = false;  // its transfer is over
+    bool orphan = false;  // its transfer is over, the slot quarantined
   };
   struct Tombstone {
     Status outcome;
@@ -110,6 +111,7 @@ class ReceiveSide : public KvReceiver {
   void finish_if_whole(std::uint64_t transfer_id);
   void end(std::uint64_t transfer_id, const Status& outcome, Tell tell);
   void release_slots(Transfer& transfer, std::uint64_t transfer_id);
+  void orphan(Landing& landing);
   void bury(std::uint64_t transfer_id, const Status& outcome);
   void note_usage();
   void expire_transfers(std::uint64_t now);

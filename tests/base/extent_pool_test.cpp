@@ -72,16 +72,23 @@ TEST(ExtentPoolTest, StatesAndQuarantine) {
   EXPECT_EQ(staging().leased, 0u);
   EXPECT_EQ(staging().resident, kPage);
   extent.quarantine();
-  EXPECT_FALSE(extent.valid());
-  extent.release();  // nothing to give up any more
+  extent.quarantine();
+  extent.mark_resident();  // not any more
+  EXPECT_TRUE(extent.valid()) << "its holder still owns it";
   EXPECT_EQ(staging().resident, 0u);
   EXPECT_EQ(staging().quarantined, kPage);
   EXPECT_EQ(pool->usage().free, 3 * kPage);
   EXPECT_EQ(pool->allocate(4 * kPage, ExtentClass::kClosed).status().code(),
             Code::kResourceExhausted);
   EXPECT_TRUE(pool->check().ok());
-  pool->release_quarantined();
+  extent.release();
+  EXPECT_FALSE(extent.valid());
+  EXPECT_EQ(staging().quarantined, 0u);
   EXPECT_EQ(pool->largest_free(), 4 * kPage);
+  extent = pool->allocate(kPage, ExtentClass::kStaging).value();
+  extent.quarantine();
+  const Extent moved = std::move(extent);
+  EXPECT_EQ(staging().quarantined, kPage) << "moves with its owner";
   EXPECT_TRUE(pool->check().ok());
 }
 
@@ -129,8 +136,6 @@ TEST(ExtentPoolTest, EquationHoldsUnderRandomUse) {
           ASSERT_GT(size, pool->largest_free());
           ++refused;
         }
-      } else if (action == 15) {
-        pool->release_quarantined();
       } else if (!held.empty()) {
         const std::size_t which = random() % held.size();
         Extent& extent = held[which].extent;
@@ -138,18 +143,18 @@ TEST(ExtentPoolTest, EquationHoldsUnderRandomUse) {
                                 [&](std::byte b) { return b == std::byte{held[which].mark}; }));
         if (action < 10) {
           extent.mark_resident();
-          continue;
+        } else if (action == 10) {
+          extent.quarantine();
+        } else {
+          std::swap(held[which], held.back());
+          held.pop_back();
         }
-        if (action == 14) extent.quarantine();
-        std::swap(held[which], held.back());
-        held.pop_back();
       }
       const Status status = pool->check();
       ASSERT_TRUE(status.ok()) << status.to_string() << " seed " << seed << " step " << step;
     }
     EXPECT_GT(refused, 0u);
     held.clear();
-    pool->release_quarantined();
     EXPECT_EQ(pool->largest_free(), 64 * kPage) << "everything coalesces";
     EXPECT_TRUE(pool->check().ok());
   }
@@ -173,7 +178,6 @@ TEST(ExtentPoolTest, AnyThread) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  pool->release_quarantined();
   EXPECT_EQ(pool->usage().free, 256 * kPage);
   EXPECT_TRUE(pool->check().ok());
 }

@@ -42,6 +42,11 @@ class TransferLanding : public ::testing::Test {
     world_->d->hub.on_frame(*side_of_d_, frame.header, memory, status);
     world_->poll();
   }
+  std::size_t quarantined() const {
+    return world_->d->pool->usage()
+        .classes[static_cast<std::size_t>(ExtentClass::kStaging)]
+        .quarantined;
+  }
   std::size_t answers(FrameType type) const {
     std::size_t count = 0;
     for (const WireFrame& frame : world_->policy.sent) count += frame.header.type == type;
@@ -91,9 +96,11 @@ TEST_F(TransferLanding, SlotOfADeadTransferIsKeptUntilTheFrameIsThere) {
   world_->poll();
   PoolUsage usage = world_->d->pool->usage();
   EXPECT_EQ(usage.pool - usage.free, ExtentPool::kUnit) << "one slot is still being written to";
+  EXPECT_EQ(quarantined(), ExtentPool::kUnit);
   EXPECT_FALSE(world_->d->hub.idle());
   frame_comes(data_[0], *first);
   EXPECT_EQ(t_.land_calls[0], 0) << "nothing lands after the end";
+  EXPECT_EQ(quarantined(), 0u) << "the receive has completed";
   world_->expect_clean();
 }
 
@@ -104,7 +111,9 @@ TEST_F(TransferLanding, FrameThatNeverArrivesClosesTheChannel) {
   world_->timers.advance(config_.lease_ns + kSecond);  // only timers: no other frame arrives
   EXPECT_EQ(t_.receive_failed, 1);
   EXPECT_FALSE(side_of_d_->open());
+  EXPECT_EQ(quarantined(), ExtentPool::kUnit) << "closed, but the receive has not ended";
   frame_comes(data_[0], *first, unavailable("channel closed"));
+  EXPECT_EQ(quarantined(), 0u);
   world_->expect_clean();
 }
 
