@@ -39,7 +39,7 @@ struct GenerationUsage {
   double closed_bits_per_value = 0;
   double queue_ms = 0;  // in the gateway and on the worker that prefilled
   double prefill_ms = 0, encode_ms = 0, transfer_ms = 0, first_decode_ms = 0;
-  double ttft_ms = 0;  // from the request's arrival
+  double ttft_ms = 0;  // from the request's arrival to its first token, or to its end without any
   bool remote_prefill = false;
 };
 

@@ -334,13 +334,18 @@ void RequestManager::on_token(WorkerId worker, const proto::Token& token) {
 void RequestManager::count_token(Request& request) {
   const std::uint64_t now_ns = parts_.timers->now_ns();
   if (request.first_token_ns == 0) {
-    request.first_token_ns = now_ns;
-    parts_.metrics->ttft_seconds.observe(ms_between(request.arrived_ns, now_ns) * 1e-3);
+    first_token(request);
   } else {
     parts_.metrics->inter_token_seconds.observe(ms_between(request.last_token_ns, now_ns) * 1e-3);
   }
   request.last_token_ns = now_ns;
   parts_.metrics->completion_tokens.add();
+}
+
+void RequestManager::first_token(Request& request) {
+  request.first_token_ns = parts_.timers->now_ns();
+  parts_.metrics->ttft_seconds.observe(ms_between(request.arrived_ns, request.first_token_ns) *
+                                       1e-3);
 }
 
 void RequestManager::give_text(const RequestPtr& request, std::string piece) {
@@ -414,6 +419,8 @@ void RequestManager::finish(const RequestPtr& request, const Status& status,
   outcome.status = status;
   outcome.finish_reason = reason;
   release_attempt(*request);  // the usage is of attempts that have ended
+  // The first token of an empty answer is a stop id, which comes as the end.
+  if (status.ok() && request->first_token_ns == 0) first_token(*request);
   outcome.usage = usage_of(*request);
   outcome.ids = request->tokens;
   if (status.ok()) {

@@ -100,6 +100,7 @@ class RequestManager {
   void on_finished(scheduler::WorkerId worker, const proto::Finished& finished);
   void on_failed(scheduler::WorkerId worker, const proto::Failed& failed);
   void count_token(Request& request);
+  void first_token(Request& request);
   void give_text(const RequestPtr& request, std::string piece);
   void end_text(const RequestPtr& request, const std::string& reason);
 

@@ -14,6 +14,9 @@ class UsageTest : public ManagerTest {
     usage_.set_bits_per_value(bits_per_value);
     usage_.set_prefill_ms(prefill_ms);
   }
+  bool has(const std::string& sample) const {
+    return registry_.serialize().find("\n" + sample + "\n") != std::string::npos;
+  }
   double kv_bytes(const char* kind) {
     return registry_
         .counter("kvferry_gateway_kv_bytes_total",
@@ -59,6 +62,18 @@ TEST_F(UsageTest, WhatAnAttemptSaysTwiceCountsOnce) {
   EXPECT_EQ(seen.outcome->usage.values, 1000u);
   EXPECT_EQ(seen.outcome->usage.sent_bytes, 1000u);
   EXPECT_DOUBLE_EQ(seen.outcome->usage.bits_per_value, 8);
+}
+
+TEST_F(UsageTest, TheEndOfAnEmptyAnswerIsItsFirstToken) {
+  up(kD1);
+  Seen seen;
+  submit(generation(), seen);
+  timers_.advance(30 * kMillisecond);
+  finished(kD1, order().plan(), "stop");
+  ASSERT_EQ(seen.dones, 1);
+  EXPECT_EQ(seen.outcome->usage.completion_tokens, 0u);
+  EXPECT_DOUBLE_EQ(seen.outcome->usage.ttft_ms, 30);
+  EXPECT_TRUE(has("kvferry_gateway_ttft_seconds_count 1"));
 }
 
 }  // namespace
