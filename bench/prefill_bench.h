@@ -37,7 +37,8 @@ struct PrefillBenchReport {
   double seconds = 0.0, seconds_min = 0.0, seconds_max = 0.0;  // median and spread of the runs
   double achieved_gflops = 0.0, gemm_peak_gflops = 0.0, ratio = 0.0;
   std::string gemm_peak_shape;  // the fastest product: "gate_up 2048 x 16384"
-  // Of the median run.
+  // Of the median run: wall time of the products and of attention, CPU time of encoding. Other is
+  // the rest of the wall time, where encoding counts as spread evenly over the threads; at least 0.
   double gemm_ms = 0.0, attention_ms = 0.0, encode_ms = 0.0, other_ms = 0.0;
 };
 

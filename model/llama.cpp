@@ -166,10 +166,9 @@ Status LlamaModel::run_layer(std::uint32_t layer, const TilesClosed& tiles_close
   project_qkv(weights);
   step_.begin_layer(layer);
   rotate_and_store(layer);
-  {
-    const Stopwatch watch(timings_.encode_ns);
-    KVF_RETURN_IF_ERROR(step_.encode(pool_, layer));
-  }
+  const std::uint64_t busy_ns = pool_.busy_ns();
+  KVF_RETURN_IF_ERROR(step_.encode(pool_, layer));
+  timings_.encode_ns += pool_.busy_ns() - busy_ns;
   {
     const Stopwatch watch(timings_.attention_ns);
     const std::size_t stride =

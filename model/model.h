@@ -52,8 +52,9 @@ struct SequenceChunk {
 using TilesClosed = std::function<void(std::size_t chunk, std::uint32_t layer, std::uint32_t first,
                                        std::uint32_t last)>;
 
-struct StepTimings {  // wall nanoseconds of a step
-  std::uint64_t total_ns = 0, gemm_ns = 0, attention_ns = 0, encode_ns = 0;
+struct StepTimings {
+  std::uint64_t total_ns = 0, gemm_ns = 0, attention_ns = 0;  // wall time of a step
+  std::uint64_t encode_ns = 0;  // CPU time in the codec, summed over the pool's threads
 };
 
 class Model {

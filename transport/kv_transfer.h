@@ -45,7 +45,7 @@ struct FirstToken {
 
 struct TransferTimings {         // of one transfer, measured where it is named
   std::uint64_t prefill_ns = 0;  // P: compute of the prompt, encode included
-  std::uint64_t encode_ns = 0;   // P: CPU time in the codec
+  std::uint64_t encode_ns = 0;   // P: CPU time in the codec, over all threads
   std::uint64_t queue_ns = 0;    // P: from the order to the first chunk
 };
 

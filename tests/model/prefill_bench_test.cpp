@@ -25,6 +25,7 @@ TEST(PrefillBench, CountsAndAddsUp) {
   EXPECT_EQ(report->compute, "f32");
   EXPECT_GT(report->gemm_peak_gflops, 0.0);
   EXPECT_NEAR(report->ratio, report->achieved_gflops / report->gemm_peak_gflops, 1e-9);
+  EXPECT_GT(report->encode_ms, 0.0);  // one tile closes
   EXPECT_NEAR(report->seconds * 1e3,
               report->gemm_ms + report->attention_ms + report->encode_ms + report->other_ms, 1e-6);
   const auto json = to_json(*report);
