@@ -1,5 +1,7 @@
 #include "gateway/gateway_metrics.h"
 
+#include "gateway/generation.h"
+
 namespace kvferry::gateway {
 namespace {
 
@@ -11,6 +13,12 @@ Counter& tokens(Metrics& metrics, const char* kind) {
 Counter& prefills(Metrics& metrics, const char* where) {
   return metrics.counter("kvferry_gateway_prefills_total",
                          "Attempts by where their prompt is computed.", {{"where", where}});
+}
+Histogram& stage(Metrics& metrics, const char* name) {
+  return metrics.histogram("kvferry_gateway_stage_seconds",
+                           "Where the time of finished requests went, as their usage says: queue, "
+                           "prefill, encode, transfer, first_decode.",
+                           {{"stage", name}});
 }
 
 }  // namespace
@@ -35,7 +43,12 @@ GatewayMetrics::GatewayMetrics(Metrics& metrics)
       completion_tokens(tokens(metrics, "completion")),
       prefills_remote(prefills(metrics, "remote")),
       prefills_local(prefills(metrics, "local")),
-      metrics_(metrics) {}
+      metrics_(metrics),
+      queue_seconds_(stage(metrics, "queue")),
+      prefill_seconds_(stage(metrics, "prefill")),
+      encode_seconds_(stage(metrics, "encode")),
+      transfer_seconds_(stage(metrics, "transfer")),
+      first_decode_seconds_(stage(metrics, "first_decode")) {}
 
 void GatewayMetrics::request_done(std::string_view outcome) {
   metrics_
@@ -85,6 +98,14 @@ void GatewayMetrics::kv_bytes(const std::string& codec, double raw, double sent)
       .add(raw);
   metrics_.counter("kvferry_gateway_kv_bytes_total", kHelp, {{"codec", codec}, {"kind", "sent"}})
       .add(sent);
+}
+
+void GatewayMetrics::stages(const GenerationUsage& usage) {
+  queue_seconds_.observe(usage.queue_ms * 1e-3);
+  prefill_seconds_.observe(usage.prefill_ms * 1e-3);
+  encode_seconds_.observe(usage.encode_ms * 1e-3);
+  if (usage.remote_prefill) transfer_seconds_.observe(usage.transfer_ms * 1e-3);
+  if (usage.first_decode_ms > 0) first_decode_seconds_.observe(usage.first_decode_ms * 1e-3);
 }
 
 }  // namespace kvferry::gateway

@@ -9,6 +9,8 @@
 
 namespace kvferry::gateway {
 
+struct GenerationUsage;
+
 class GatewayMetrics {
  public:
   explicit GatewayMetrics(Metrics& metrics);
@@ -22,6 +24,8 @@ class GatewayMetrics {
   void http_refused(std::string_view cause);
   void workers_up(std::string_view role, std::size_t count);
   void kv_bytes(const std::string& codec, double raw, double sent);
+  // Where the time of a finished request went; a stage that it did not have is not observed.
+  void stages(const GenerationUsage& usage);
 
   Histogram& ttft_seconds;
   Histogram& inter_token_seconds;
@@ -37,6 +41,11 @@ class GatewayMetrics {
 
  private:
   Metrics& metrics_;
+  Histogram& queue_seconds_;
+  Histogram& prefill_seconds_;
+  Histogram& encode_seconds_;
+  Histogram& transfer_seconds_;
+  Histogram& first_decode_seconds_;
 };
 
 }  // namespace kvferry::gateway

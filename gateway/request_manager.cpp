@@ -430,6 +430,7 @@ void RequestManager::finish(const RequestPtr& request, const Status& status,
     parts_.metrics->kv_bytes(request->generation.codec,
                              static_cast<double>(outcome.usage.raw_bytes),
                              static_cast<double>(outcome.usage.sent_bytes));
+    parts_.metrics->stages(outcome.usage);
   } else {
     log_warn("gateway",
              "request " + std::to_string(request->id) + " ends with " + status.to_string());

@@ -64,6 +64,43 @@ TEST_F(UsageTest, WhatAnAttemptSaysTwiceCountsOnce) {
   EXPECT_DOUBLE_EQ(seen.outcome->usage.bits_per_value, 8);
 }
 
+TEST_F(UsageTest, StagesAreObservedOnceForARequestThatHadThem) {
+  up(kD1);
+  Seen local, remote, failing;
+  usage(1000, 8, 3);
+  usage_.set_queue_ms(5);
+  submit(generation(), local);
+  timers_.advance(20 * kMillisecond);
+  token(kD1, order().plan(), 0, 34);
+  finished(kD1, order().plan(), "stop");
+  ASSERT_EQ(local.dones, 1);
+  const auto count = [](const std::string& stage, int value) {
+    return "kvferry_gateway_stage_seconds_count{stage=\"" + stage + "\"} " + std::to_string(value);
+  };
+  const auto sum = [](const std::string& stage, const std::string& value) {
+    return "kvferry_gateway_stage_seconds_sum{stage=\"" + stage + "\"} " + value;
+  };
+  for (const char* stage : {"queue", "prefill", "encode"}) EXPECT_TRUE(has(count(stage, 1)));
+  for (const char* stage : {"transfer", "first_decode"}) EXPECT_TRUE(has(count(stage, 0)));
+  EXPECT_TRUE(has(sum("queue", "0.005")));
+  EXPECT_TRUE(has(sum("prefill", "0.003")));
+
+  usage_.set_remote_prefill(true);
+  usage_.set_transfer_ms(250);
+  usage_.set_first_decode_ms(500);
+  submit(generation(), remote);
+  token(kD1, order().plan(), 0, 34);
+  finished(kD1, order().plan(), "stop");
+  submit(generation(), failing);
+  token(kD1, order().plan(), 0, 34);
+  failed(kD1, order().plan(), Code::kInvalidArgument);
+  ASSERT_EQ(failing.dones, 1);
+  for (const char* stage : {"queue", "prefill", "encode"}) EXPECT_TRUE(has(count(stage, 2)));
+  for (const char* stage : {"transfer", "first_decode"}) EXPECT_TRUE(has(count(stage, 1)));
+  EXPECT_TRUE(has(sum("transfer", "0.25")));
+  EXPECT_TRUE(has(sum("first_decode", "0.5")));
+}
+
 TEST_F(UsageTest, TheEndOfAnEmptyAnswerIsItsFirstToken) {
   up(kD1);
   Seen seen;
