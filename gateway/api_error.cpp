@@ -22,6 +22,15 @@ ApiError bad_request(std::string message, std::string param, std::string code) {
   return {400, std::move(message), "invalid_request_error", std::move(param), std::move(code), 0};
 }
 
+ApiError unknown_model(std::string_view name, std::string_view served) {
+  ApiError error =
+      bad_request("The model '" + std::string(name) + "' does not exist; this gateway serves '" +
+                      std::string(served) + "'",
+                  "model", "model_not_found");
+  error.status = 404;
+  return error;
+}
+
 ApiError error_of(const Status& status) {
   const std::string code(code_name(status.code()));
   switch (status.code()) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 
@@ -27,6 +28,8 @@ template <class T>
 using ApiResult = std::variant<T, ApiError>;
 
 ApiError bad_request(std::string message, std::string param = "", std::string code = "");
+// 404, model_not_found.
+ApiError unknown_model(std::string_view name, std::string_view served);
 // The answer to a request that failed inside: 400, 429, 503, 504 or 500 by the status' code.
 ApiError error_of(const Status& status);
 

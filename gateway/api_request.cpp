@@ -231,11 +231,7 @@ void read_stream(JsonFields& fields, ApiRequest& request) {
 void read_model(JsonFields& fields, const ServedModel& model) {
   const auto name = fields.string("model");
   if (!name || *name == model.name) return;
-  ApiError error = bad_request(
-      "The model '" + *name + "' does not exist; this gateway serves '" + model.name + "'", "model",
-      "model_not_found");
-  error.status = 404;
-  fields.fail(std::move(error));
+  fields.fail(unknown_model(*name, model.name));
 }
 
 void read_codec(JsonFields& fields, std::string_view header, const ApiContext& context,

@@ -24,6 +24,7 @@ using cluster::HttpExchange;
 using cluster::HttpHeaders;
 
 constexpr std::string_view kJson = "application/json";
+constexpr std::string_view kModel = "/v1/models/";  // and a name
 constexpr std::size_t kMaxRequestIdBytes = 128;
 constexpr std::uint64_t kTickNs = kSecond;
 // A reactor that has not come round for so long answers nothing in time.
@@ -172,7 +173,7 @@ void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& exchange) {
   const cluster::HttpRequest& request = exchange->request();
   const bool completions = request.path == "/v1/completions";
   const bool chat = request.path == "/v1/chat/completions";
-  const bool model = request.path == "/v1/models/" + model_.name;
+  const bool model = request.path.size() > kModel.size() && request.path.starts_with(kModel);
   const bool models = model || request.path == "/v1/models";
   const std::string_view method = models ? "GET" : "POST";
   if (!completions && !chat && !models) {
@@ -185,6 +186,10 @@ void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& exchange) {
                          {405, request.path + " takes " + std::string(method) + " only",
                           "invalid_request_error", "", "method_not_allowed", 0},
                          {{"Allow", std::string(method)}});
+  }
+  if (model) {
+    const std::string_view name = std::string_view(request.path).substr(kModel.size());
+    if (name != model_.name) return respond_error(*exchange, unknown_model(name, model_.name), {});
   }
   if (models) {
     return exchange->respond(

@@ -279,7 +279,12 @@ TEST_F(GatewayTest, ProbesModelsAndMetrics) {
   EXPECT_EQ(get("/readyz").status, 200);
   EXPECT_EQ(get("/v1/models").json().at("data").at(0).at("id"), "mini");
   EXPECT_EQ(get("/v1/models/mini").json().at("id"), "mini");
-  EXPECT_EQ(get("/v1/models/other").status, 404);
+  const Answer none = get("/v1/models/none");
+  EXPECT_EQ(none.status, 404);
+  EXPECT_EQ(none.json().at("error").at("code"), "model_not_found");
+  EXPECT_EQ(none.json().at("error").at("message"),
+            "The model 'none' does not exist; this gateway serves 'mini'");
+  EXPECT_EQ(get("/v1/models/").json().at("error").at("code"), "not_found");
   EXPECT_NE(get("/metrics").body.find("kvferry_gateway_running 0"), std::string::npos);
   EXPECT_EQ(get("/v1/completions").status, 405);
   EXPECT_EQ(get("/v2").status, 404);
