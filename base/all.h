@@ -7,6 +7,7 @@
 #include "base/extent_pool.h"      // IWYU pragma: export
 #include "base/hash.h"             // IWYU pragma: export
 #include "base/log.h"              // IWYU pragma: export
+#include "base/memory_limits.h"    // IWYU pragma: export
 #include "base/metrics.h"          // IWYU pragma: export
 #include "base/process_metrics.h"  // IWYU pragma: export
 #include "base/status.h"           // IWYU pragma: export

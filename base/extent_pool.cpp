@@ -7,13 +7,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <mutex>
 #include <set>
 #include <string>
 #include <utility>
+
+#include "base/memory_limits.h"
 
 namespace kvferry {
 namespace {
@@ -27,29 +28,6 @@ struct Range {
 };
 
 std::size_t round_up(std::size_t size, std::size_t unit) { return (size + unit - 1) / unit * unit; }
-
-std::size_t available_memory_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  std::size_t kib = 0;
-  std::string unit;
-  while (meminfo >> key >> kib) {
-    std::getline(meminfo, unit);
-    if (key == "MemAvailable:") return kib * 1024;
-  }
-  return std::numeric_limits<std::size_t>::max();  // unknown: the touch below decides
-}
-
-// A container is killed, not refused, when it touches more than its limit.
-std::size_t container_limit_bytes() {
-  std::size_t limit = std::numeric_limits<std::size_t>::max();
-  for (const char* file :
-       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    std::size_t bytes = 0;
-    if (std::ifstream(file) >> bytes) limit = std::min(limit, bytes);  // "max" is no number
-  }
-  return limit;
-}
 
 Status no_memory(std::size_t bytes, const std::string& why) {
   return resource_exhausted(

@@ -9,9 +9,10 @@
 
 #include <cstdlib>
 #include <fstream>
-#include <sstream>
+#include <limits>
 #include <thread>
 
+#include "base/memory_limits.h"
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
 #include "kernels/hack_kernels.h"
@@ -82,16 +83,11 @@ void print_library(const char* what, const char* library, const char* missing) {
 }
 
 void print_memory() {
-  std::ifstream file("/proc/meminfo");
-  double total = 0, available = 0;
-  for (std::string key, rest; file >> key;) {
-    double kib = 0;
-    file >> kib;
-    std::getline(file, rest);
-    if (key == "MemTotal:") total = kib * 1024;
-    if (key == "MemAvailable:") available = kib * 1024;
-  }
-  line("memory", fmt::format("{} of {} available", mib(available), mib(total)));
+  line("memory", fmt::format("{} available", mib(static_cast<double>(available_memory_bytes()))));
+  const std::size_t limit = container_limit_bytes();
+  const bool limited = limit != std::numeric_limits<std::size_t>::max();
+  line("container limit", limited ? mib(static_cast<double>(limit)) : "none");
+  if (limited) advice("pool_mib and the model must fit in it, or the process is killed");
   struct statvfs shm {};
   if (statvfs("/dev/shm", &shm) == 0) {
     const double bytes = static_cast<double>(shm.f_bavail) * static_cast<double>(shm.f_frsize);

@@ -40,7 +40,7 @@ PrefillEngine::PrefillEngine(PrefillParts parts, PrefillConfig config)
       queue_seconds_(parts_.metrics->histogram("kvferry_prefill_queue_seconds",
                                                "From the order to a prompt's first chunk.")),
       encode_seconds_(parts_.metrics->counter("kvferry_prefill_encode_seconds_total",
-                                              "Wall time spent encoding KV.")) {}
+                                              "CPU time spent encoding KV, over all threads.")) {}
 
 PrefillEngine::~PrefillEngine() = default;
 
