@@ -110,7 +110,12 @@ TEST_P(UcxProcesses, ReceiverKilled) {
   EXPECT_EQ(p.finish(), 0) << "what was being sent to the dead was given back";
 }
 
-TEST_P(UcxProcesses, SenderKilled) {
+// TCP only: a sender killed inside a write to the receiver's shared-memory queue leaves a reserved
+// slot behind, on which UCX 1.13's receiver waits for ever (docs/operations.md, "Trouble").
+class UcxTcpProcesses : public UcxProcesses {};
+INSTANTIATE_TEST_SUITE_P(Transports, UcxTcpProcesses, ::testing::Values("tcp,self"));
+
+TEST_P(UcxTcpProcesses, SenderKilled) {
   HelperProcess d(GetParam());
   for (std::uint64_t id = 1; id <= 3; id += 2) {
     {
