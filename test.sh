@@ -26,6 +26,10 @@ say "building the program and its tests"
 cmake_configure release -DKVFERRY_TESTS=ON
 build release
 
+say "building the fuzz targets"
+cmake_configure fuzz
+build fuzz fuzz_targets
+
 say "fetching promtool"
 scripts/fetch-promtool.sh || note "the checks of deploy/prometheus will fail without it"
 
@@ -36,13 +40,14 @@ mkdir -p "$results"
 run_ctest() {  # NAME, then ctest's arguments
   local name=$1
   shift
-  ctest --test-dir build/release --output-junit "test-results/$name.xml" \
+  ctest --test-dir "${test_dir:-build/release}" --output-junit "$PWD/$results/$name.xml" \
     --output-on-failure --no-tests=ignore \
     --test-output-size-passed 4194304 --test-output-size-failed 4194304 "$@" || true
 }
 # Tests labelled serial start whole clusters or need the machine's cores for themselves.
 run_ctest parallel -LE serial -j "$(build_jobs)" "$@"
 run_ctest serial -L serial -j 1 "$@"
+test_dir=build/fuzz run_ctest fuzz -j "$(build_jobs)" "$@"
 
 reports=("$results"/*.xml)
 [ -e "${reports[0]}" ] || die "ctest has left no report in $results"

@@ -42,6 +42,7 @@ bool parse_number(std::string_view text, T& value) {
 }  // namespace
 
 struct YamlReader::Node {
+  Node();  // behind the struct: clang wants the pairs below complete first
   Kind kind = Kind::kEmpty;
   int line = 1;
   std::string text;     // of a scalar
@@ -50,6 +51,8 @@ struct YamlReader::Node {
   std::vector<Node> items;                            // of a list
   std::vector<std::string> known;                     // keys of this map that somebody asked for
 };
+
+YamlReader::Node::Node() = default;
 
 struct YamlReader::Document {
   struct Error {

@@ -33,7 +33,7 @@ if(KVFERRY_SANITIZE)
                       -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${KVFERRY_SANITIZE})
   # gcc 12 reports false maybe-uninitialized under sanitizers (gcc bug 105562).
-  add_compile_options(-Wno-maybe-uninitialized)
+  add_compile_options($<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   if(KVFERRY_SANITIZE MATCHES "thread")
     # The sanitizer does not see fences. Asio's only one guards callbacks that io_context orders
     # anyway.

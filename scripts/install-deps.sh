@@ -18,7 +18,8 @@ build_packages=(
   libspdlog-dev libfmt-dev libyaml-cpp-dev libcli11-dev
   libxxhash-dev libpcre2-dev libssl-dev
 )
-test_packages=(libgtest-dev libgmock-dev librapidcheck-dev clang-format-14)
+test_packages=(libgtest-dev libgmock-dev librapidcheck-dev clang-format-14
+  clang-14 libclang-rt-14-dev)  # fuzz targets
 
 case "${1:-build}" in
   build) packages=("${build_packages[@]}") ;;

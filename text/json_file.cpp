@@ -24,14 +24,18 @@ Result<std::string> read_file(const std::filesystem::path& file, std::size_t max
   return content;
 }
 
+Result<boost::json::value> parse_json_object(std::string_view text, const std::string& what) {
+  boost::json::error_code error;
+  boost::json::value value = boost::json::parse({text.data(), text.size()}, error);
+  if (error) return invalid_argument(what + " is not JSON: " + error.message());
+  if (!value.is_object()) return invalid_argument(what + " is not a JSON object");
+  return value;
+}
+
 Result<boost::json::value> read_json_object(const std::filesystem::path& file,
                                             std::size_t max_bytes) {
   KVF_ASSIGN_OR_RETURN(const std::string content, read_file(file, max_bytes));
-  boost::json::error_code error;
-  boost::json::value value = boost::json::parse(content, error);
-  if (error) return invalid_argument(file.string() + " is not JSON: " + error.message());
-  if (!value.is_object()) return invalid_argument(file.string() + " is not a JSON object");
-  return value;
+  return parse_json_object(content, file.string());
 }
 
 const boost::json::value& member(const boost::json::value& from, std::string_view key) {

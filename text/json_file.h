@@ -15,7 +15,10 @@ namespace kvferry::text {
 // kNotFound when there is no such file, kInvalidArgument when it is longer than max_bytes.
 Result<std::string> read_file(const std::filesystem::path& file, std::size_t max_bytes);
 
-// Also kInvalidArgument when it is not a JSON object.
+// kInvalidArgument, naming the text `what`, when it is not a JSON object.
+Result<boost::json::value> parse_json_object(std::string_view text, const std::string& what);
+
+// Both of the above.
 Result<boost::json::value> read_json_object(const std::filesystem::path& file,
                                             std::size_t max_bytes);
 

@@ -122,17 +122,29 @@ Tokenizer::Tokenizer() : impl_(std::make_unique<Impl>()) {}
 Tokenizer::~Tokenizer() = default;
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::load(const std::filesystem::path& model_dir) {
-  const std::filesystem::path file = model_dir / "tokenizer.json";
-  KVF_ASSIGN_OR_RETURN(const boost::json::value model, read_json_object(file, kMaxFileBytes));
-  const std::filesystem::path config_file = model_dir / "tokenizer_config.json";
-  Result<boost::json::value> config = read_json_object(config_file, kMaxConfigBytes);
+  KVF_ASSIGN_OR_RETURN(const std::string model,
+                       read_file(model_dir / "tokenizer.json", kMaxFileBytes));
+  const Result<std::string> config =
+      read_file(model_dir / "tokenizer_config.json", kMaxConfigBytes);
   if (!config.ok() && config.status().code() != Code::kNotFound) return config.status();
+  auto made = parse(model, config.ok() ? *config : std::string());
+  if (!made.ok()) return made.status().with_context(model_dir.string());
+  return made;
+}
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::parse(std::string_view tokenizer_json,
+                                                          std::string_view config_json) {
+  KVF_ASSIGN_OR_RETURN(const boost::json::value model,
+                       parse_json_object(tokenizer_json, "tokenizer.json"));
+  boost::json::value config;
+  if (!config_json.empty()) {
+    KVF_ASSIGN_OR_RETURN(config, parse_json_object(config_json, "tokenizer_config.json"));
+  }
   const std::shared_ptr<Tokenizer> made(new Tokenizer);
   const Status model_status = made->impl_->read_model(model);
-  if (!model_status.ok()) return model_status.with_context(file.string());
-  const Status config_status =
-      made->impl_->read_config(config.ok() ? *config : boost::json::value());
-  if (!config_status.ok()) return config_status.with_context(model_dir.string());
+  if (!model_status.ok()) return model_status.with_context("tokenizer.json");
+  const Status config_status = made->impl_->read_config(config);
+  if (!config_status.ok()) return config_status.with_context("tokenizer_config.json");
   return std::shared_ptr<const Tokenizer>(made);
 }
 

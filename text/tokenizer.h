@@ -26,6 +26,9 @@ class Tokenizer {
   // Reads tokenizer.json and, where it is there, tokenizer_config.json. kNotFound, kInvalidArgument
   // (broken files) or kUnsupported (well-formed, but not what is listed above).
   static Result<std::shared_ptr<const Tokenizer>> load(const std::filesystem::path& model_dir);
+  // The same from the contents of the two files; an empty `config_json` is a missing file.
+  static Result<std::shared_ptr<const Tokenizer>> parse(std::string_view tokenizer_json,
+                                                        std::string_view config_json);
   ~Tokenizer();
 
   // The ids of `text`. What is not UTF-8 in it is replaced by U+FFFD first; added tokens written
