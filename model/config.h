@@ -1,7 +1,8 @@
-// config.json and generation_config.json of a Hugging Face directory (transformers 4 keys).
-// Only what kvferry computes exactly is let through: other architectures, rope scaling, biases,
-// other activations and quantized weights are refused by name (kUnsupported), sizes beyond the
-// bounds below as kInvalidArgument.
+// config.json and generation_config.json of a Hugging Face directory, with the keys of transformers
+// 4 (rope_theta, rope_scaling) or 5 (rope_parameters). Only what kvferry computes exactly is let
+// through: what it does not (model/architecture.h, model/rope.h) is refused by name (kUnsupported),
+// sizes beyond the bounds below as kInvalidArgument. The weights' types are the checkpoint's, so
+// torch_dtype and dtype are not read.
 #pragma once
 
 #include <filesystem>

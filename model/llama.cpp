@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "kernels/dense_kernels.h"
+#include "model/rope.h"
 
 namespace kvferry::model {
 namespace {
@@ -54,6 +55,7 @@ LlamaModel::LlamaModel(ModelConfig config, Compute compute, ComputePool& pool, L
       numerics_class_(numerics_class),
       row_scratch_(pool.threads()),
       gemm_scratch_(pool.threads()),
+      frequency_(rope_frequencies(config_)),
       attention_(config_, pool) {
   const std::size_t q = std::size_t{config_.q_heads} * config_.head_dim;
   const std::size_t kv = std::size_t{config_.kv_heads} * config_.head_dim;
@@ -65,7 +67,8 @@ LlamaModel::LlamaModel(ModelConfig config, Compute compute, ComputePool& pool, L
   activated_.resize(rows * config_.intermediate * bytes);
   cos_.resize(rows * config_.head_dim / 2);
   sin_.resize(cos_.size());
-  for (auto& row : row_scratch_) row.resize(std::max(config_.hidden, config_.intermediate));
+  for (auto& row : row_scratch_)
+    row.resize(std::max({config_.hidden, config_.intermediate, config_.head_dim}));
   for (auto& scratch : gemm_scratch_) {
     weights_.head->reserve(scratch);
     for (const auto& layer : weights_.layers) {
@@ -183,7 +186,7 @@ Status LlamaModel::run_layer(std::uint32_t layer, const TilesClosed& tiles_close
       }
     }
   }
-  add_product(*weights.o, attended_.data());
+  add_product(*weights.o, attended_.data(), weights.o_bias);
   mlp(weights);
   return ok_status();
 }
@@ -225,22 +228,17 @@ void LlamaModel::embed(const std::vector<std::int32_t>& ids) {
   });
 }
 
-// Angle of pair i at position p: p * theta^(-2i / head_dim), in double, its cosine and sine rounded
-// to f32 once (Su et al. 2021, in the half-split form of Llama checkpoints).
+// Angle of pair i at position p: p * frequency i, in double, its cosine and sine rounded to f32
+// once (in the half-split form of Llama checkpoints).
 void LlamaModel::prepare_rope() {
   const std::size_t half = config_.head_dim / 2;
-  std::vector<double> frequency(half);
-  for (std::size_t i = 0; i < half; ++i) {
-    frequency[i] = std::pow(static_cast<double>(config_.rope_theta),
-                            -2.0 * static_cast<double>(i) / config_.head_dim);
-  }
   for (const auto& part : step_.parts()) {
     for_rows(part.rows, [&](std::uint32_t row, int) {
       const double position = part.start + row;
       const std::size_t at = (part.row0 + row) * half;
       for (std::size_t i = 0; i < half; ++i) {
-        cos_[at + i] = static_cast<float>(std::cos(position * frequency[i]));
-        sin_[at + i] = static_cast<float>(std::sin(position * frequency[i]));
+        cos_[at + i] = static_cast<float>(std::cos(position * frequency_[i]));
+        sin_[at + i] = static_cast<float>(std::sin(position * frequency_[i]));
       }
     });
   }
@@ -266,11 +264,21 @@ void LlamaModel::project_qkv(const LayerWeights& weights) {
   });
 }
 
+void LlamaModel::norm_heads(const std::vector<float>& weight, std::size_t heads, float* x,
+                            float* scratch) const {
+  const std::size_t d = config_.head_dim;
+  for (std::size_t h = 0; h < heads; ++h) {
+    kernels::dense_kernels().rms_norm(x + h * d, weight.data(), config_.rms_eps, d, scratch);
+    std::memcpy(x + h * d, scratch, d * sizeof(float));
+  }
+}
+
 void LlamaModel::rotate_and_store(std::uint32_t layer) {
+  const LayerWeights& weights = weights_.layers[layer];
   const auto& kernels = kernels::dense_kernels();
   const std::size_t d = config_.head_dim, q_heads = config_.q_heads, kv_heads = config_.kv_heads;
   const auto& parts = step_.parts();
-  for_rows(rows_, [&](std::uint32_t row, int) {
+  for_rows(rows_, [&](std::uint32_t row, int worker) {
     const auto part =
         std::prev(std::upper_bound(parts.begin(), parts.end(), row,
                                    [](std::uint32_t r, const StepPart& p) { return r < p.row0; }));
@@ -278,6 +286,15 @@ void LlamaModel::rotate_and_store(std::uint32_t layer) {
     float* q = qkv_.data() + row * (q_heads + 2 * kv_heads) * d;
     float* k = q + q_heads * d;
     float* v = k + kv_heads * d;
+    if (weights.q_bias.size() > 0) {
+      kernels.add(weights.q_bias.data(), q_heads * d, q);
+      kernels.add(weights.k_bias.data(), kv_heads * d, k);
+      kernels.add(weights.v_bias.data(), kv_heads * d, v);
+    }
+    if (config_.qk_norm) {
+      norm_heads(weights.q_norm, q_heads, q, row_scratch_[worker].data());
+      norm_heads(weights.k_norm, kv_heads, k, row_scratch_[worker].data());
+    }
     // q and k lie next to each other: one call rotates both.
     kernels.rope(q, cos_.data() + row * d / 2, sin_.data() + row * d / 2, q_heads + kv_heads, d);
     codec.to_domain_q(q, q_heads, d);
@@ -287,12 +304,15 @@ void LlamaModel::rotate_and_store(std::uint32_t layer) {
   });
 }
 
-void LlamaModel::add_product(const Linear& linear, const std::byte* input) {
+void LlamaModel::add_product(const Linear& linear, const std::byte* input,
+                             const std::vector<float>& bias) {
   const std::size_t n = config_.hidden;
+  const auto& kernels = kernels::dense_kernels();
   gemm(linear, input, rows_, [&](const PanelOutput& panel) {
     for (std::uint32_t i = 0; i < panel.rows; ++i) {
-      kernels::dense_kernels().add(panel.y + std::size_t{i} * panel.columns, panel.columns,
-                                   x_.data() + (panel.row0 + i) * n + panel.column0);
+      float* y = panel.y + std::size_t{i} * panel.columns;
+      if (!bias.empty()) kernels.add(bias.data() + panel.column0, panel.columns, y);
+      kernels.add(y, panel.columns, x_.data() + (panel.row0 + i) * n + panel.column0);
     }
   });
 }
@@ -309,7 +329,7 @@ void LlamaModel::mlp(const LayerWeights& weights) {
                 activated_.data() + ((panel.row0 + i) * n + panel.column0 / 2) * element_bytes());
     }
   });
-  add_product(*weights.down, activated_.data());
+  add_product(*weights.down, activated_.data(), {});
 }
 
 void LlamaModel::head(const std::vector<HeadRow>& rows, std::vector<float>& logits) {

@@ -1,4 +1,6 @@
-// The Llama architecture on the CPU: RMSNorm, rotary attention with grouped KV heads, SwiGLU.
+// The Llama family on the CPU: RMSNorm, rotary attention with grouped KV heads, SwiGLU; with biases
+// in attention's projections (Qwen2) and norms of each head's Q and K (Qwen3) where the config
+// says.
 //
 // A step's rows are cut into pieces of kStepRows over the concatenation of the chunks, and each
 // piece goes through all layers. Residual stream, norms, rope and attention states are f32; with
@@ -56,7 +58,10 @@ class LlamaModel : public Model {
                  std::byte* out);
   void project_qkv(const LayerWeights& weights);
   void rotate_and_store(std::uint32_t layer);
-  void add_product(const Linear& linear, const std::byte* input);
+  void norm_heads(const std::vector<float>& weight, std::size_t heads, float* x,
+                  float* scratch) const;
+  // x += linear(input) + bias, where there is one.
+  void add_product(const Linear& linear, const std::byte* input, const std::vector<float>& bias);
   void mlp(const LayerWeights& weights);
   void head(const std::vector<HeadRow>& rows, std::vector<float>& logits);
 
@@ -82,6 +87,7 @@ class LlamaModel : public Model {
   std::vector<float> cos_, sin_;                 // [rows][head_dim / 2]
   std::vector<std::vector<float>> row_scratch_;  // one row for each worker
   std::vector<GemmScratch> gemm_scratch_;
+  const std::vector<double> frequency_;  // [head_dim / 2], radians a token
   StepKv step_;
   Attention attention_;
   StepTimings timings_;

@@ -1,4 +1,3 @@
-#include <filesystem>
 #include <new>
 #include <span>
 #include <string>
@@ -6,12 +5,12 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/llama.h"
 #include "model/model.h"
 #include "model/numerics.h"
 #include "model/random_model.h"
-#include "model/safetensors.h"
 
 namespace kvferry::model {
 namespace {
@@ -26,29 +25,17 @@ Compute resolve(Compute compute) {
 
 Result<std::unique_ptr<TensorSource>> open_source(const std::string& model) {
   if (random_model_name(model)) return make_random_source();
-  const std::filesystem::path directory(model), file = directory / "model.safetensors";
-  std::error_code error;
-  if (!std::filesystem::exists(file, error) &&
-      std::filesystem::exists(directory / "model.safetensors.index.json", error)) {
-    return unsupported(model +
-                       ": the checkpoint is split over several files, which is not "
-                       "supported; merge them into one model.safetensors");
-  }
-  KVF_ASSIGN_OR_RETURN(auto checkpoint, Safetensors::open(file));
-  for (const auto& tensor : checkpoint->tensors()) {
-    if (tensor.name.ends_with(".bias")) {
-      return unsupported(file.string() + ": tensor '" + tensor.name +
-                         "': biases are not supported");
-    }
-  }
-  return std::unique_ptr<TensorSource>(std::move(checkpoint));
+  return Checkpoint::open(model);
 }
 
 std::uint64_t fingerprint_of(const ModelConfig& c, Compute compute, std::uint64_t weights) {
   const std::vector<std::uint64_t> shape{
       c.hidden,   c.intermediate, c.layers, c.q_heads,
       c.kv_heads, c.head_dim,     c.vocab,  static_cast<std::uint64_t>(compute)};
-  const std::vector<float> scalars{c.rms_eps, c.rope_theta};
+  const auto& rope = c.rope_scaling;
+  const std::vector<double> scalars{
+      c.rms_eps,          c.rope_theta,        rope.factor,          static_cast<double>(rope.type),
+      rope.low_frequency, rope.high_frequency, rope.original_context};
   const std::uint64_t hash = hash64(std::as_bytes(std::span(shape)), weights);
   return hash64(std::as_bytes(std::span(scalars)), hash);
 }

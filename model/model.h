@@ -26,12 +26,26 @@ namespace kvferry::model {
 
 enum class Compute { kAuto, kBf16, kF32 };  // auto: bf16 where the CPU has AVX512_BF16, else f32
 
+enum class Architecture : std::uint8_t { kLlama, kMistral, kQwen2, kQwen3 };
+
+// How rope's frequencies are stretched for a longer context; model/rope.h has the formulas.
+struct RopeScaling {
+  enum class Type : std::uint8_t { kDefault, kLinear, kLlama3 } type = Type::kDefault;
+  double factor = 1.0;
+  double low_frequency = 0.0, high_frequency = 0.0, original_context = 0.0;  // llama3 alone
+};
+
 struct ModelConfig {
   std::string name;  // the directory's last component, or random:NAME
+  Architecture architecture = Architecture::kLlama;
   std::uint32_t hidden = 0, intermediate = 0, layers = 0, q_heads = 0, kv_heads = 0, head_dim = 0;
   std::uint32_t vocab = 0, context = 0;
   float rms_eps = 1e-5f, rope_theta = 10000.0f;
+  RopeScaling rope_scaling;
   bool tied_embeddings = false;
+  bool qkv_bias = false;     // on the projections of Q, K and V
+  bool output_bias = false;  // on attention's output projection
+  bool qk_norm = false;      // RMSNorm of each head's Q and K before rope
   std::int32_t bos_id = -1;
   std::vector<std::int32_t> eos_ids;
 

@@ -55,6 +55,8 @@ class RandomSource : public TensorSource {
     return TensorRef{keys_.size() - 1, rows == 0 ? 1 : rows, columns};
   }
 
+  std::vector<std::string> names() const override { return {}; }
+
   void read_rows(const TensorRef& tensor, std::uint32_t row0, std::uint32_t count, Compute type,
                  std::byte* out) const override {
     Key key;

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "kernels/dense_kernels.h"
+#include "model/strict_json.h"
 
 namespace kvferry::model {
 namespace {
@@ -89,6 +90,14 @@ Result<SafetensorsEntry> read_entry(std::string_view name, const json::value& va
   }
   entry.data = data.subspan(*begin, bytes);
   return entry;
+}
+
+Status check_metadata(const json::value& metadata) {
+  bool strings = metadata.is_object();
+  if (strings) {
+    for (const auto& [key, value] : metadata.get_object()) strings = strings && value.is_string();
+  }
+  return strings ? ok_status() : invalid_argument("__metadata__ does not map strings to strings");
 }
 
 // Exact for every finite f16: subnormals included.
@@ -170,14 +179,14 @@ Status Safetensors::parse(std::span<const std::byte> file) {
     return invalid_argument("the header says it is " + std::to_string(header_bytes) +
                             " bytes long, in a file of " + std::to_string(file.size()));
   }
-  boost::system::error_code error;
-  const json::value header = json::parse(
-      {reinterpret_cast<const char*>(file.data() + 8), static_cast<std::size_t>(header_bytes)},
-      error);
-  if (error || !header.is_object()) return invalid_argument("the header is not a JSON object");
+  const std::string_view text(reinterpret_cast<const char*>(file.data() + 8), header_bytes);
+  KVF_ASSIGN_OR_RETURN(const json::object header, parse_strict_object(text, "the header"));
   const auto data = file.subspan(8 + header_bytes);
-  for (const auto& [name, value] : header.get_object()) {
-    if (name == "__metadata__") continue;
+  for (const auto& [name, value] : header) {
+    if (name == "__metadata__") {
+      KVF_RETURN_IF_ERROR(check_metadata(value));
+      continue;
+    }
     KVF_ASSIGN_OR_RETURN(auto entry, read_entry(std::string_view(name), value, data));
     tensors_.push_back(std::move(entry));
   }
@@ -210,8 +219,8 @@ Result<TensorRef> Safetensors::find(const std::string& name, std::uint32_t rows,
   const auto found = by_name_.find(name);
   if (found == by_name_.end()) {
     return not_found("tensor '" + name +
-                     "' is missing; is this a complete LlamaForCausalLM "
-                     "checkpoint in one file?");
+                     "' is missing; is the checkpoint complete, and "
+                     "config.json the one that belongs to it?");
   }
   const auto& entry = tensors_[found->second];
   std::vector<std::uint64_t> wanted;

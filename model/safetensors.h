@@ -3,7 +3,8 @@
 // Source: the format's page, https://huggingface.co/docs/safetensors.
 //
 // Every length, offset, shape and dtype is checked at open(): inside the file, no overflow, no
-// overlap, no hole, bytes equal to shape x dtype. A message names the tensor.
+// overlap, no hole, bytes equal to shape x dtype, no name twice; __metadata__ maps strings to
+// strings. A message names the tensor.
 //
 // Thread contract: immutable after open(); any thread.
 #pragma once
@@ -31,18 +32,20 @@ struct SafetensorsEntry {
   std::span<const std::byte> data;  // not necessarily aligned
 };
 
-class Safetensors : public TensorSource {
+class Safetensors {
  public:
   // kNotFound, or kInvalidArgument for a file that is not what it says.
   static Result<std::unique_ptr<Safetensors>> open(const std::filesystem::path& path);
-  ~Safetensors() override;
+  ~Safetensors();
+  Safetensors(const Safetensors&) = delete;
+  Safetensors& operator=(const Safetensors&) = delete;
 
   const std::vector<SafetensorsEntry>& tensors() const { return tensors_; }  // in order of offset
 
-  Result<TensorRef> find(const std::string& name, std::uint32_t rows,
-                         std::uint32_t columns) const override;
+  // As TensorSource, but that a reference's index counts the tensors of this file.
+  Result<TensorRef> find(const std::string& name, std::uint32_t rows, std::uint32_t columns) const;
   void read_rows(const TensorRef& tensor, std::uint32_t row0, std::uint32_t count, Compute type,
-                 std::byte* out) const override;
+                 std::byte* out) const;
 
  private:
   Safetensors() = default;

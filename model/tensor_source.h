@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "model/model.h"
@@ -25,6 +26,8 @@ class TensorSource {
   // where rows == 0, else [rows, columns].
   virtual Result<TensorRef> find(const std::string& name, std::uint32_t rows,
                                  std::uint32_t columns) const = 0;
+  // The names of all tensors, or none where any name can be found (a generator).
+  virtual std::vector<std::string> names() const = 0;
   // Writes rows [row0, row0 + count) in `type` (kBf16: uint16_t, rounded to nearest even; kF32).
   virtual void read_rows(const TensorRef& tensor, std::uint32_t row0, std::uint32_t count,
                          Compute type, std::byte* out) const = 0;

@@ -1,6 +1,8 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -25,30 +27,97 @@ class Loader {
         progress_(progress) {}
 
   Result<LlamaWeights> load() {
+    KVF_ASSIGN_OR_RETURN(const auto tensors, find_all());
+    KVF_RETURN_IF_ERROR(refuse_unused());
     LlamaWeights weights;
-    KVF_RETURN_IF_ERROR(load_embedding(weights));
-    for (std::uint32_t i = 0; i < config_.layers; ++i) {
-      KVF_ASSIGN_OR_RETURN(auto layer, load_layer(i));
-      weights.layers.push_back(std::move(layer));
-      if (progress_) progress_((i + 1.0) / (config_.layers + 1.0));
+    load_embedding(tensors.embedding, weights);
+    for (const auto& layer : tensors.layers) {
+      KVF_ASSIGN_OR_RETURN(auto packed, load_layer(layer));
+      weights.layers.push_back(std::move(packed));
+      report(static_cast<double>(weights.layers.size()) / (config_.layers + 1.0));
     }
-    KVF_ASSIGN_OR_RETURN(weights.final_norm, vector("model.norm.weight", config_.hidden));
-    const std::string head = config_.tied_embeddings ? kEmbedding : "lm_head.weight";
-    KVF_ASSIGN_OR_RETURN(const auto tensor, source_.find(head, config_.vocab, config_.hidden));
-    KVF_ASSIGN_OR_RETURN(weights.head, stacked(config_.hidden, {tensor}));
+    weights.final_norm = vector(tensors.final_norm);
+    KVF_ASSIGN_OR_RETURN(weights.head, stacked(config_.hidden, {tensors.head}));
     weights.fingerprint = fingerprint_;
-    if (progress_) progress_(1.0);
+    report(1.0);
     return weights;
   }
 
  private:
   static constexpr const char* kEmbedding = "model.embed_tokens.weight";
+  static constexpr const char* kHead = "lm_head.weight";
 
   std::size_t element_bytes() const { return compute_ == Compute::kBf16 ? 2 : 4; }
 
-  Status load_embedding(LlamaWeights& weights) {
-    KVF_ASSIGN_OR_RETURN(const auto tensor,
-                         source_.find(kEmbedding, config_.vocab, config_.hidden));
+  struct LayerTensors {
+    TensorRef input_norm, post_norm, q, k, v, o, gate, up, down;
+    std::optional<TensorRef> q_norm, k_norm, q_bias, k_bias, v_bias, o_bias;
+  };
+  struct Tensors {
+    TensorRef embedding, final_norm, head;
+    std::vector<LayerTensors> layers;
+  };
+
+  // [rows, columns], or [columns] where rows == 0.
+  Status find(const std::string& name, std::uint32_t rows, std::uint32_t columns, TensorRef& out) {
+    KVF_ASSIGN_OR_RETURN(out, source_.find(name, rows, columns));
+    found_.insert(name);
+    return ok_status();
+  }
+  Status find_if(bool wanted, const std::string& name, std::uint32_t n,
+                 std::optional<TensorRef>& out) {
+    return wanted ? find(name, 0, n, out.emplace()) : ok_status();
+  }
+
+  Result<Tensors> find_all() {
+    Tensors t;
+    const auto& c = config_;
+    KVF_RETURN_IF_ERROR(find(kEmbedding, c.vocab, c.hidden, t.embedding));
+    KVF_RETURN_IF_ERROR(find("model.norm.weight", 0, c.hidden, t.final_norm));
+    KVF_RETURN_IF_ERROR(find(c.tied_embeddings ? kEmbedding : kHead, c.vocab, c.hidden, t.head));
+    for (std::uint32_t i = 0; i < c.layers; ++i) {
+      KVF_ASSIGN_OR_RETURN(auto layer, find_layer("model.layers." + std::to_string(i) + "."));
+      t.layers.push_back(layer);
+    }
+    return t;
+  }
+
+  Result<LayerTensors> find_layer(const std::string& prefix) {
+    const auto& c = config_;
+    const std::uint32_t q = c.q_heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+    const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
+    LayerTensors t;
+    KVF_RETURN_IF_ERROR(find(prefix + "input_layernorm.weight", 0, c.hidden, t.input_norm));
+    KVF_RETURN_IF_ERROR(find(prefix + "post_attention_layernorm.weight", 0, c.hidden, t.post_norm));
+    KVF_RETURN_IF_ERROR(find(attention + "q_proj.weight", q, c.hidden, t.q));
+    KVF_RETURN_IF_ERROR(find(attention + "k_proj.weight", kv, c.hidden, t.k));
+    KVF_RETURN_IF_ERROR(find(attention + "v_proj.weight", kv, c.hidden, t.v));
+    KVF_RETURN_IF_ERROR(find(attention + "o_proj.weight", c.hidden, q, t.o));
+    KVF_RETURN_IF_ERROR(find_if(c.qkv_bias, attention + "q_proj.bias", q, t.q_bias));
+    KVF_RETURN_IF_ERROR(find_if(c.qkv_bias, attention + "k_proj.bias", kv, t.k_bias));
+    KVF_RETURN_IF_ERROR(find_if(c.qkv_bias, attention + "v_proj.bias", kv, t.v_bias));
+    KVF_RETURN_IF_ERROR(find_if(c.output_bias, attention + "o_proj.bias", c.hidden, t.o_bias));
+    KVF_RETURN_IF_ERROR(find_if(c.qk_norm, attention + "q_norm.weight", c.head_dim, t.q_norm));
+    KVF_RETURN_IF_ERROR(find_if(c.qk_norm, attention + "k_norm.weight", c.head_dim, t.k_norm));
+    KVF_RETURN_IF_ERROR(find(mlp + "gate_proj.weight", c.intermediate, c.hidden, t.gate));
+    KVF_RETURN_IF_ERROR(find(mlp + "up_proj.weight", c.intermediate, c.hidden, t.up));
+    KVF_RETURN_IF_ERROR(find(mlp + "down_proj.weight", c.hidden, c.intermediate, t.down));
+    return t;
+  }
+
+  Status refuse_unused() const {
+    for (const auto& name : source_.names()) {
+      const bool harmless =
+          name.ends_with(".rotary_emb.inv_freq") || (config_.tied_embeddings && name == kHead);
+      if (harmless || found_.contains(name)) continue;
+      return invalid_argument("tensor '" + name +
+                              "' is in the checkpoint, but a model as config.json describes it has "
+                              "no such tensor; use the config.json that belongs to these weights");
+    }
+    return ok_status();
+  }
+
+  void load_embedding(const TensorRef& tensor, LlamaWeights& weights) {
     const std::size_t row_bytes = config_.hidden * element_bytes();
     weights.embedding.resize(config_.vocab * row_bytes);
     constexpr std::uint32_t kRows = 256;
@@ -62,37 +131,28 @@ class Loader {
       hashes[i] = hash64(std::span<const std::byte>(out, rows * row_bytes));
     });
     mix(std::as_bytes(std::span(hashes)));
-    return ok_status();
   }
 
-  Result<LayerWeights> load_layer(std::uint32_t index) {
-    const std::string prefix = "model.layers." + std::to_string(index) + ".";
-    const auto& c = config_;
-    const std::uint32_t q = c.q_heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  Result<LayerWeights> load_layer(const LayerTensors& t) {
     LayerWeights layer;
-    KVF_ASSIGN_OR_RETURN(layer.input_norm, vector(prefix + "input_layernorm.weight", c.hidden));
-    KVF_ASSIGN_OR_RETURN(layer.post_norm,
-                         vector(prefix + "post_attention_layernorm.weight", c.hidden));
-    const auto find = [&](const char* name, std::uint32_t rows, std::uint32_t columns) {
-      return source_.find(prefix + name + ".weight", rows, columns);
-    };
-    KVF_ASSIGN_OR_RETURN(const auto q_proj, find("self_attn.q_proj", q, c.hidden));
-    KVF_ASSIGN_OR_RETURN(const auto k_proj, find("self_attn.k_proj", kv, c.hidden));
-    KVF_ASSIGN_OR_RETURN(const auto v_proj, find("self_attn.v_proj", kv, c.hidden));
-    KVF_ASSIGN_OR_RETURN(layer.qkv, stacked(c.hidden, {q_proj, k_proj, v_proj}));
-    KVF_ASSIGN_OR_RETURN(const auto o_proj, find("self_attn.o_proj", c.hidden, q));
-    KVF_ASSIGN_OR_RETURN(layer.o, stacked(q, {o_proj}));
-    KVF_ASSIGN_OR_RETURN(const auto gate, find("mlp.gate_proj", c.intermediate, c.hidden));
-    KVF_ASSIGN_OR_RETURN(const auto up, find("mlp.up_proj", c.intermediate, c.hidden));
-    KVF_ASSIGN_OR_RETURN(layer.gate_up, interleaved(gate, up));
-    KVF_ASSIGN_OR_RETURN(const auto down, find("mlp.down_proj", c.hidden, c.intermediate));
-    KVF_ASSIGN_OR_RETURN(layer.down, stacked(c.intermediate, {down}));
+    layer.input_norm = vector(t.input_norm);
+    layer.post_norm = vector(t.post_norm);
+    KVF_ASSIGN_OR_RETURN(layer.qkv, stacked(config_.hidden, {t.q, t.k, t.v}));
+    KVF_ASSIGN_OR_RETURN(layer.o, stacked(t.o.columns, {t.o}));
+    KVF_ASSIGN_OR_RETURN(layer.gate_up, interleaved(t.gate, t.up));
+    KVF_ASSIGN_OR_RETURN(layer.down, stacked(t.down.columns, {t.down}));
+    if (t.q_norm) layer.q_norm = vector(*t.q_norm);
+    if (t.k_norm) layer.k_norm = vector(*t.k_norm);
+    if (t.q_bias) layer.q_bias = vector(*t.q_bias);
+    if (t.k_bias) layer.k_bias = vector(*t.k_bias);
+    if (t.v_bias) layer.v_bias = vector(*t.v_bias);
+    if (t.o_bias) layer.o_bias = vector(*t.o_bias);
     return layer;
   }
 
-  Result<std::vector<float>> vector(const std::string& name, std::uint32_t n) {
-    KVF_ASSIGN_OR_RETURN(const auto tensor, source_.find(name, 0, n));
-    std::vector<float> values(n);
+  // In f32 whatever the compute type.
+  std::vector<float> vector(const TensorRef& tensor) {
+    std::vector<float> values(tensor.columns);
     source_.read_rows(tensor, 0, 1, Compute::kF32, reinterpret_cast<std::byte*>(values.data()));
     mix(std::as_bytes(std::span(values)));
     return values;
@@ -130,6 +190,9 @@ class Loader {
                           &fingerprint_);
   }
 
+  void report(double fraction) const {
+    if (progress_) progress_(fraction);
+  }
   void mix(std::span<const std::byte> bytes) { fingerprint_ = hash64(bytes, fingerprint_); }
 
   const ModelConfig& config_;
@@ -138,6 +201,7 @@ class Loader {
   GemmKernels& kernels_;
   ComputePool& pool_;
   const std::function<void(double)>& progress_;
+  std::set<std::string> found_;
   std::uint64_t fingerprint_ = 0;
 };
 

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <string>
 
+#include "model/rope.h"
 #include "tests/model/model_fixture.h"
 
 namespace kvferry::model {
@@ -81,34 +82,147 @@ TEST_P(Refused, ByName) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, Refused,
-    testing::Values(Refusal{"architectures", R"(["Qwen2ForCausalLM"])", Code::kUnsupported},
-                    Refusal{"architectures", R"("LlamaForCausalLM")", Code::kUnsupported},
-                    Refusal{"rope_scaling", R"({"rope_type": "llama3", "factor": 8.0})",
-                            Code::kUnsupported},
-                    Refusal{"rope_parameters", R"({"rope_theta": 1e4})", Code::kUnsupported},
-                    Refusal{"quantization_config", R"({"bits": 4})", Code::kUnsupported},
-                    Refusal{"attention_bias", "true", Code::kUnsupported},
-                    Refusal{"mlp_bias", "true", Code::kUnsupported},
-                    Refusal{"mlp_bias", "1", Code::kInvalidArgument},
-                    Refusal{"hidden_act", R"("gelu")", Code::kUnsupported},
-                    Refusal{"head_dim", "72", Code::kUnsupported},
-                    Refusal{"head_dim", "512", Code::kInvalidArgument},
-                    Refusal{"hidden_size", "0", Code::kInvalidArgument},
-                    Refusal{"hidden_size", "-256", Code::kInvalidArgument},
-                    Refusal{"hidden_size", "4294967296", Code::kInvalidArgument},
-                    Refusal{"hidden_size", "1e300", Code::kInvalidArgument},
-                    Refusal{"hidden_size", R"("256")", Code::kInvalidArgument},
-                    Refusal{"num_hidden_layers", "99999", Code::kInvalidArgument},
-                    Refusal{"intermediate_size", "null", Code::kInvalidArgument},
-                    Refusal{"num_key_value_heads", "3", Code::kInvalidArgument},
-                    Refusal{"vocab_size", "9223372036854775807", Code::kInvalidArgument},
-                    Refusal{"max_position_embeddings", "1.5", Code::kInvalidArgument},
-                    Refusal{"rope_theta", "0", Code::kInvalidArgument},
-                    Refusal{"rms_norm_eps", R"("x")", Code::kInvalidArgument},
-                    Refusal{"tie_word_embeddings", R"("yes")", Code::kInvalidArgument},
-                    Refusal{"eos_token_id", "1024", Code::kInvalidArgument},
-                    Refusal{"eos_token_id", R"([0, "a"])", Code::kInvalidArgument},
-                    Refusal{"bos_token_id", "-2", Code::kInvalidArgument}));
+    testing::Values(
+        Refusal{"architectures", R"(["GemmaForCausalLM"])", Code::kUnsupported},
+        Refusal{"architectures", R"(["MixtralForCausalLM"])", Code::kUnsupported},
+        Refusal{"architectures", R"(["LlamaForCausalLM", "Q"])", Code::kUnsupported},
+        Refusal{"architectures", R"([7])", Code::kUnsupported},
+        Refusal{"num_local_experts", "8", Code::kUnsupported},
+        Refusal{"num_experts", "64", Code::kUnsupported},
+        Refusal{"architectures", R"("LlamaForCausalLM")", Code::kUnsupported},
+        Refusal{"rope_scaling", R"({"rope_type": "yarn", "factor": 8.0})", Code::kUnsupported},
+        Refusal{"rope_scaling", R"({"type": "dynamic", "factor": 8.0})", Code::kUnsupported},
+        Refusal{"rope_scaling", R"({"mrope_section": [1], "rope_type": "mrope"})",
+                Code::kUnsupported},
+        Refusal{"rope_scaling", "2", Code::kInvalidArgument},
+        Refusal{"rope_parameters", R"({"partial_rotary_factor": 0.5, "rope_theta": 1e4})",
+                Code::kUnsupported},
+        Refusal{"rope_parameters",
+                R"({"full_attention": {"rope_theta": 1e4, "rope_type": "default"},
+                                "sliding_attention": {"rope_theta": 1e6, "rope_type": "default"}})",
+                Code::kUnsupported},
+        Refusal{"layer_types", R"(["full_attention", "sliding_attention"])", Code::kUnsupported},
+        Refusal{"layer_types", R"("full_attention")", Code::kInvalidArgument},
+        Refusal{"quantization_config", R"({"bits": 4})", Code::kUnsupported},
+        Refusal{"attention_bias", "1", Code::kInvalidArgument},
+        Refusal{"mlp_bias", "true", Code::kUnsupported},
+        Refusal{"mlp_bias", "1", Code::kInvalidArgument},
+        Refusal{"hidden_act", R"("gelu")", Code::kUnsupported},
+        Refusal{"head_dim", "72", Code::kUnsupported},
+        Refusal{"head_dim", "512", Code::kInvalidArgument},
+        Refusal{"hidden_size", "0", Code::kInvalidArgument},
+        Refusal{"hidden_size", "-256", Code::kInvalidArgument},
+        Refusal{"hidden_size", "4294967296", Code::kInvalidArgument},
+        Refusal{"hidden_size", "1e300", Code::kInvalidArgument},
+        Refusal{"hidden_size", R"("256")", Code::kInvalidArgument},
+        Refusal{"num_hidden_layers", "99999", Code::kInvalidArgument},
+        Refusal{"intermediate_size", "null", Code::kInvalidArgument},
+        Refusal{"num_key_value_heads", "3", Code::kInvalidArgument},
+        Refusal{"vocab_size", "9223372036854775807", Code::kInvalidArgument},
+        Refusal{"max_position_embeddings", "1.5", Code::kInvalidArgument},
+        Refusal{"rope_theta", "0", Code::kInvalidArgument},
+        Refusal{"rms_norm_eps", R"("x")", Code::kInvalidArgument},
+        Refusal{"tie_word_embeddings", R"("yes")", Code::kInvalidArgument},
+        Refusal{"eos_token_id", "1024", Code::kInvalidArgument},
+        Refusal{"eos_token_id", R"([0, "a"])", Code::kInvalidArgument},
+        Refusal{"bos_token_id", "-2", Code::kInvalidArgument}));
+
+// The same model as transformers 4 and 5 write it.
+TEST(Config, BothGenerationsOfRopeKeys) {
+  const char* both[][2] = {
+      {R"({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 8192})",
+       R"({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 8192, "rope_theta": 500000.0})"},
+      {R"({"type": "linear", "factor": 2})",
+       R"({"rope_type": "linear", "factor": 2.0, "rope_theta": 500000.0})"},
+      {"null", R"({"full_attention": {"rope_type": "default", "rope_theta": 500000}})"}};
+  for (const auto& [four, five] : both) {
+    json::object old_keys = good(), new_keys = good();
+    old_keys["rope_theta"] = 500000.0;
+    old_keys["rope_scaling"] = json::parse(four);
+    new_keys.erase("rope_theta");
+    new_keys["rope_parameters"] = json::parse(five);
+    const auto old_config = parse_config(json::serialize(old_keys), "m");
+    const auto new_config = parse_config(json::serialize(new_keys), "m");
+    ASSERT_TRUE(old_config.ok()) << old_config.status().to_string();
+    ASSERT_TRUE(new_config.ok()) << new_config.status().to_string();
+    EXPECT_EQ(old_config->rope_theta, 500000.0f);
+    EXPECT_EQ(rope_frequencies(*old_config), rope_frequencies(*new_config)) << four;
+  }
+}
+
+TEST(Config, RopeScalingThatLacksANumber) {
+  for (const char* text : {R"({"rope_type": "linear"})", R"({"rope_type": "llama3", "factor": 8})",
+                           R"({"rope_type": "linear", "factor": 0.5})",
+                           R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
+                               "high_freq_factor": 4})"}) {
+    const auto config = parse_with("rope_scaling", json::parse(text));
+    ASSERT_FALSE(config.ok()) << text;
+    EXPECT_EQ(config.status().code(), Code::kInvalidArgument);
+    EXPECT_NE(config.status().message().find("factor"), std::string::npos);
+  }
+}
+
+// A window is refused where a layer would see less than the context.
+TEST(Config, SlidingWindows) {
+  const auto code = [](const char* architecture, const char* more) {
+    json::object object = good();  // context 2,048, 4 layers
+    object["architectures"] = json::array{architecture};
+    const json::value added = json::parse(more);
+    for (const auto& [key, value] : added.get_object()) object[key] = value;
+    const auto config = parse_config(json::serialize(object), "m");
+    if (config.ok()) return Code::kOk;
+    EXPECT_NE(config.status().message().find("sliding"), std::string::npos);
+    return config.status().code();
+  };
+  EXPECT_EQ(code("MistralForCausalLM", R"({"sliding_window": null})"), Code::kOk);
+  EXPECT_EQ(code("MistralForCausalLM", R"({"sliding_window": 2048})"), Code::kOk);
+  EXPECT_EQ(code("MistralForCausalLM", R"({"sliding_window": 2047})"), Code::kUnsupported);
+  EXPECT_EQ(code("Qwen2ForCausalLM", R"({"sliding_window": 64, "use_sliding_window": false})"),
+            Code::kOk);
+  EXPECT_EQ(code("Qwen2ForCausalLM", R"({"sliding_window": 64, "use_sliding_window": true,
+                                         "max_window_layers": 4})"),
+            Code::kOk);
+  EXPECT_EQ(code("Qwen2ForCausalLM", R"({"sliding_window": 64, "use_sliding_window": true,
+                                         "max_window_layers": 3})"),
+            Code::kUnsupported);
+  EXPECT_EQ(code("Qwen3ForCausalLM", R"({"sliding_window": 64, "use_sliding_window": true,
+                 "layer_types": ["full_attention", "full_attention"]})"),
+            Code::kOk);
+  EXPECT_EQ(code("Qwen3ForCausalLM", R"({"sliding_window": 64, "use_sliding_window": true,
+                 "layer_types": ["sliding_attention", "full_attention"]})"),
+            Code::kUnsupported);
+  EXPECT_EQ(code("Qwen3ForCausalLM", R"({"layer_types": ["sliding_attention"]})"),
+            Code::kUnsupported);
+}
+
+TEST(Config, WhatTransformersAssumes) {
+  const auto with = [](const char* architecture) {
+    json::object object = good();
+    object["architectures"] = json::array{architecture};
+    object.erase("head_dim");
+    return object;
+  };
+  const auto qwen3 = parse_config(json::serialize(with("Qwen3ForCausalLM")), "m");
+  ASSERT_TRUE(qwen3.ok()) << qwen3.status().to_string();
+  EXPECT_EQ(qwen3->head_dim, 128u);
+  EXPECT_EQ(parse_config(json::serialize(with("Qwen2ForCausalLM")), "m")->head_dim, 64u);
+  json::object no_kv_heads = with("MistralForCausalLM");
+  no_kv_heads.erase("num_key_value_heads");
+  EXPECT_FALSE(parse_config(json::serialize(no_kv_heads), "m").ok());
+}
+
+TEST(Config, KeysThatComeTwice) {
+  const auto twice = parse_config(R"({"hidden_size": 1, "a": {"b": 1}, "hidden_size": 2})", "m");
+  EXPECT_EQ(twice.status().code(), Code::kInvalidArgument);
+  EXPECT_NE(twice.status().message().find("\"hidden_size\" comes twice"), std::string::npos);
+  const auto nested = parse_config(R"({"a": [{"b": 1, "\u0062": 2}]})", "m");
+  EXPECT_NE(nested.status().message().find("\"b\" comes twice"), std::string::npos);
+  // The same key in two objects is none.
+  const auto apart = parse_config(R"({"a": {"b": 1}, "c": {"b": 1}, "b": 1})", "m");
+  EXPECT_EQ(apart.status().message().find("twice"), std::string::npos);
+}
 
 TEST(Config, NotJson) {
   for (const char* text : {"", "{", "[]", "null", "{\"architectures\""}) {

@@ -1,28 +1,14 @@
 // Logits of the bundled model against an independent NumPy forward pass (golden/make_golden.py).
 #include <cmath>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 
 #include "tests/model/model_fixture.h"
+#include "tests/model/npy.h"
 
 namespace kvferry::model {
 namespace {
 
 constexpr std::size_t kTokens = 200;
 constexpr std::size_t kPositions[] = {0, 1, 62, 63, 64, 65, 127, 128, 199};
-
-// The values of a version 1.0 .npy file of float32.
-std::vector<float> read_npy(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  const std::string raw{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  if (raw.size() < 10) return {};
-  const std::size_t header =
-      10 + static_cast<unsigned char>(raw[8]) + 256u * static_cast<unsigned char>(raw[9]);
-  std::vector<float> values((raw.size() - header) / sizeof(float));
-  std::memcpy(values.data(), raw.data() + header, values.size() * sizeof(float));
-  return values;
-}
 
 // Largest difference over the golden's positions, as a share of the largest golden logit.
 double worst_difference(Compute compute, const std::string& spec) {
