@@ -34,7 +34,9 @@ class Exchange;
 class Connection : public HttpConnectionBase, public std::enable_shared_from_this<Connection> {
  public:
   Connection(std::shared_ptr<HttpShared> shared, tcp::socket socket)
-      : shared_(std::move(shared)), socket_(std::move(socket)) {
+      : shared_(std::move(shared)),
+        socket_(std::move(socket)),
+        input_(std::max(shared_->limits.header_bytes, kEarlyBytes) + kReadBytes) {
     boost::system::error_code ignored;
     socket_.set_option(tcp::no_delay(true), ignored);  // a stream's chunks are small
   }
@@ -69,7 +71,8 @@ class Connection : public HttpConnectionBase, public std::enable_shared_from_thi
   void body_read();
   void read_failed(const boost::system::error_code& error);
   void refuse(int status, std::string_view cause, std::string_view message);
-  void answer(HttpRequest request);
+  void refuse(const HttpRefusal& refusal);
+  void answer();
 
   void watch();
   void watched(const boost::system::error_code& error, std::size_t bytes);
@@ -95,8 +98,10 @@ class Connection : public HttpConnectionBase, public std::enable_shared_from_thi
 
   std::shared_ptr<HttpShared> shared_;
   tcp::socket socket_;
+  // Bounded, since Beast's own limits know nothing of a chunk's header and of trailers.
   beast::flat_buffer input_;
   std::optional<Parser> parser_;
+  HttpRequest request_;  // being read
   State state_ = State::kIdle;
   bool keep_alive_ = false;
   bool chunked_ = false;
@@ -152,7 +157,8 @@ void Connection::next_request() {
   parser_.emplace();
   parser_->header_limit(static_cast<std::uint32_t>(shared_->limits.header_bytes));
   parser_->body_limit(shared_->limits.body_bytes);
-  head_sent_ = answered_ = input_whole_ = chunked_ = false;
+  head_sent_ = answered_ = input_whole_ = false;
+  chunked_ = true;  // until the request says that it is HTTP/1.0
   if (input_.size() > 0) return read_header();
   state_ = State::kIdle;
   deadline(shared_->limits.idle_ns, &Connection::idle_expired);
@@ -177,6 +183,22 @@ void Connection::read_header() {
 }
 
 void Connection::header_read() {
+  const http::request<http::string_body>& message = parser_->get();
+  keep_alive_ = message.keep_alive();
+  chunked_ = message.version() >= 11;
+  request_ = {};
+  request_.method = std::string(message.method_string());
+  request_.path = std::string(message.target().substr(0, message.target().find('?')));
+  for (const auto& field : message) {
+    std::string name(field.name_string());
+    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
+      return static_cast<char>(c | (c >= 'A' && c <= 'Z') << 5);
+    });
+    request_.headers.emplace_back(std::move(name), std::string(field.value()));
+  }
+  if (shared_->handlers.admit) {
+    if (const auto refusal = shared_->handlers.admit(request_)) return refuse(*refusal);
+  }
   if (beast::iequals(parser_->get()[http::field::expect], "100-continue")) {
     output_ += "HTTP/1.1 100 Continue\r\n\r\n";
     flush();
@@ -190,8 +212,10 @@ void Connection::header_read() {
 }
 
 void Connection::read_failed(const boost::system::error_code& error) {
-  if (error == http::error::header_limit) {
-    return refuse(431, "header_bytes", "the header is too large");
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    return refuse(
+        431, "header_bytes",
+        "the header is larger than " + std::to_string(shared_->limits.header_bytes) + " bytes");
   }
   if (error == http::error::body_limit) {
     return refuse(
@@ -207,40 +231,32 @@ void Connection::read_failed(const boost::system::error_code& error) {
 
 void Connection::body_read() {
   input_whole_ = true;
-  http::request<http::string_body>& message = parser_->get();
-  keep_alive_ = message.keep_alive();
-  chunked_ = message.version() >= 11;
-  HttpRequest request;
-  request.method = std::string(message.method_string());
-  request.path = std::string(message.target().substr(0, message.target().find('?')));
-  for (const auto& field : message) {
-    std::string name(field.name_string());
-    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
-      return static_cast<char>(c | (c >= 'A' && c <= 'Z') << 5);
-    });
-    request.headers.emplace_back(std::move(name), std::string(field.value()));
-  }
-  request.body = std::move(message.body());
+  request_.body = std::move(parser_->get().body());
   parser_.reset();
-  answer(std::move(request));
+  answer();
 }
 
-void Connection::answer(HttpRequest request) {
+void Connection::answer() {
   state_ = State::kAnswering;
   deadline(0, nullptr);
   watch();
-  auto exchange = std::make_shared<Exchange>(shared_from_this(), std::move(request));
+  auto exchange = std::make_shared<Exchange>(shared_from_this(), std::move(request_));
   if (shared_->handlers.request) shared_->handlers.request(std::move(exchange));
 }
 
 void Connection::refuse(int status, std::string_view cause, std::string_view message) {
   shared_->refuse(cause);
+  refuse({status,
+          "{\"error\":{\"message\":\"" + std::string(message) +
+              "\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"" +
+              std::string(cause) + "\"}}\n",
+          {}});
+}
+
+void Connection::refuse(const HttpRefusal& refusal) {
   state_ = State::kAnswering;
   keep_alive_ = false;
-  respond(status, "application/json",
-          "{\"error\":{\"message\":\"" + std::string(message) +
-              "\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}\n",
-          {});
+  respond(refusal.status, "application/json", refusal.json, refusal.headers);
 }
 
 void Connection::watch() {

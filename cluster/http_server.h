@@ -3,12 +3,17 @@
 //
 // Limits, each of which ends in a definite answer or a closed connection, never in unbounded
 // memory:
-//   header_bytes  431       body_bytes  413       connections  503 and closed
+//   header_bytes  431, of the request line, and of all header fields together; what is counted by
+//                 no other limit (a chunk's header, trailers) ends at 68 KiB or this, as 431 too
+//   body_bytes    413, by Content-Length before anything of the body is read, else while it comes
+//   connections   503 and closed
 //   idle_ns       a kept-alive connection without a request is closed
 //   read_ns       a request that has begun must be complete within it; 408
 //   write_ns      what is written must be taken within it; closed
 //   output_bytes  of a stream, made and not yet taken by the client; closed: one slow reader costs
 //                 at most this much memory and holds up nobody else
+// Memory of all connections together is therefore below connections x (header_bytes + body_bytes +
+// output_bytes and what whole answers hold).
 //
 // Thread contract: the reactor's thread only, callbacks too.
 #pragma once
@@ -16,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -46,7 +52,7 @@ struct HttpRequest {
   std::string method;
   std::string path;     // without the query
   HttpHeaders headers;  // names in lower case
-  std::string body;
+  std::string body;     // trailers are read and dropped
 
   // The first value of a header, named in lower case; empty when there is none.
   std::string_view header(std::string_view name) const;
@@ -75,7 +81,16 @@ class HttpExchange {
   virtual void on_gone(std::function<void(const Status&)> gone) = 0;
 };
 
+struct HttpRefusal {
+  int status = 500;
+  std::string json;
+  HttpHeaders headers;
+};
+
 struct HttpHandlers {
+  // Asked when a request's header is there and nothing of its body, which is empty then. A refusal
+  // is the answer: the body is not read, and the connection closes. May be empty.
+  std::function<std::optional<HttpRefusal>(const HttpRequest& head)> admit;
   std::function<void(std::shared_ptr<HttpExchange>)> request;
   // Counts what a limit refused: "connections", "header_bytes", "body_bytes", "malformed",
   // "read_deadline", "write_deadline", "slow_reader". May be empty.

@@ -30,6 +30,7 @@ class HttpTest : public testing::Test {
         held_.push_back(std::move(exchange));
       }
     };
+    handlers.admit = admit_;
     handlers.refused = [this](std::string_view cause) { refused_.emplace_back(cause); };
     auto server = listen_http(io_, timers_, "127.0.0.1", 0, limits, handlers);
     ASSERT_TRUE(server.ok()) << server.status().to_string();
@@ -85,6 +86,7 @@ class HttpTest : public testing::Test {
 
   boost::asio::io_context io_;
   ManualTimers timers_;
+  std::function<std::optional<HttpRefusal>(const HttpRequest&)> admit_;
   std::unique_ptr<HttpServer> server_;
   std::vector<std::shared_ptr<HttpExchange>> held_;
   std::vector<Status> gone_;
@@ -153,21 +155,90 @@ TEST_F(HttpTest, AClientThatGoesAwayIsNoticedInEveryState) {
   EXPECT_EQ(server_->connections(), 0u);
 }
 
-TEST_F(HttpTest, HeaderAndBodyLimits) {
+TEST_F(HttpTest, HeaderLimitAtItsEdge) {
+  HttpLimits limits;
+  limits.header_bytes = 2000;
+  serve(limits);
+  const auto of_bytes = [](std::size_t bytes) {
+    const std::string first = "Connection: close\r\nX: ";
+    return "GET /echo HTTP/1.1\r\n" + first + std::string(bytes - first.size() - 4, 'a') +
+           "\r\n\r\n";
+  };
+  EXPECT_TRUE(answer_and_close(of_bytes(2000)).starts_with("HTTP/1.1 200 "));
+  EXPECT_TRUE(refused_.empty());
+  EXPECT_TRUE(answer_and_close(of_bytes(2001)).starts_with("HTTP/1.1 431 "));
+  EXPECT_TRUE(answer_and_close("GET /" + std::string(2000, 'a') + " HTTP/1.1\r\n\r\n")
+                  .starts_with("HTTP/1.1 431 "));
+  EXPECT_EQ(refused_, (std::vector<std::string>{"header_bytes", "header_bytes"}));
+}
+
+TEST_F(HttpTest, BodyLimitAtItsEdge) {
   HttpLimits limits;
   limits.body_bytes = 100;
   serve(limits);
-  EXPECT_TRUE(answer_and_close("GET /echo HTTP/1.1\r\nX: " + std::string(17000, 'a') + "\r\n\r\n")
-                  .starts_with("HTTP/1.0 431 "));
-  EXPECT_TRUE(
-      answer_and_close("POST /echo HTTP/1.1\r\nContent-Length: 101\r\n\r\n" + std::string(101, 'b'))
-          .starts_with("HTTP/1.0 413 "));
-  EXPECT_TRUE(answer_and_close("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n" +
-                               std::string(255, 'c') + "\r\n0\r\n\r\n")
-                  .starts_with("HTTP/1.0 413 "));
-  EXPECT_TRUE(answer_and_close("nonsense\r\n\r\n").starts_with("HTTP/1.0 400 "));
-  EXPECT_EQ(refused_,
-            (std::vector<std::string>{"header_bytes", "body_bytes", "body_bytes", "malformed"}));
+  const auto plain = [](std::size_t bytes) {
+    return "POST /echo HTTP/1.1\r\nConnection: close\r\nContent-Length: " + std::to_string(bytes) +
+           "\r\n\r\n" + std::string(bytes, 'b');
+  };
+  const auto chunked = [](const std::string& second) {
+    return "POST /echo HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n" +
+           std::string(64, 'c') + "\r\n" + second;
+  };
+  EXPECT_TRUE(answer_and_close(plain(100)).starts_with("HTTP/1.1 200 "));
+  EXPECT_TRUE(answer_and_close(chunked("24\r\n" + std::string(36, 'c') + "\r\n0\r\n\r\n"))
+                  .starts_with("HTTP/1.1 200 "));
+  EXPECT_TRUE(refused_.empty());
+  EXPECT_TRUE(answer_and_close(plain(101)).starts_with("HTTP/1.1 413 "));
+  // While it is read: what is announced, before it is there.
+  EXPECT_TRUE(answer_and_close(chunked("25\r\n")).starts_with("HTTP/1.1 413 "));
+  EXPECT_EQ(refused_, (std::vector<std::string>{"body_bytes", "body_bytes"}));
+}
+
+TEST_F(HttpTest, AHundredMegabytesAreRefusedBeforeTheyAreSent) {
+  serve({});
+  const std::string got =
+      answer_and_close("POST /echo HTTP/1.1\r\nContent-Length: 104857600\r\n\r\n");
+  EXPECT_TRUE(got.starts_with("HTTP/1.1 413 ")) << got;
+  EXPECT_NE(got.find("\"message\":\"the body is larger than 8388608 bytes\""), std::string::npos);
+}
+
+TEST_F(HttpTest, ChunkHeadersAndTrailersAreBoundedToo) {
+  serve({});
+  const std::string start = "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+  for (const char* open : {"1;x=", "0\r\nX: "}) {
+    EXPECT_TRUE(
+        answer_and_close(start + open + std::string(256 << 10, 'a')).starts_with("HTTP/1.1 431 "));
+  }
+  EXPECT_EQ(refused_, (std::vector<std::string>{"header_bytes", "header_bytes"}));
+}
+
+TEST_F(HttpTest, TrailersAreNotHeaders) {
+  serve({});
+  EXPECT_NE(answer_and_close("POST /echo HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: "
+                             "chunked\r\n\r\n0\r\nX-Some: late\r\n\r\n")
+                .find("X-Got: \r\n"),
+            std::string::npos);
+}
+
+TEST_F(HttpTest, ARequestMayBeRefusedByItsHeader) {
+  admit_ = [](const HttpRequest& head) -> std::optional<HttpRefusal> {
+    if (head.header("x-some") == "good") return std::nullopt;
+    return HttpRefusal{401, "{}", {{"X-Why", "bad"}}};
+  };
+  serve({});
+  // Its body never comes.
+  const std::string got = answer_and_close("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\n");
+  EXPECT_TRUE(got.starts_with("HTTP/1.1 401 "));
+  EXPECT_NE(got.find("X-Why: bad\r\n"), std::string::npos);
+  EXPECT_TRUE(answer_and_close("POST /echo HTTP/1.1\r\nConnection: close\r\nX-Some: good\r\n"
+                               "Content-Length: 5\r\n\r\nhello")
+                  .ends_with("\r\n\r\nhello"));
+}
+
+TEST_F(HttpTest, NotHttp) {
+  serve({});
+  EXPECT_TRUE(answer_and_close("nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
+  EXPECT_EQ(refused_, std::vector<std::string>{"malformed"});
 }
 
 TEST_F(HttpTest, RandomBytesAndCutRequestsNeverCrash) {
@@ -219,8 +290,8 @@ TEST_F(HttpTest, IdleAndReadDeadlines) {
   io_.restart();
   io_.run_for(20ms);  // lets the half request in
   timers_.advance(31 * kSecond);
-  ASSERT_TRUE(run_until([&] { return slow->closed || slow->got.starts_with("HTTP/1.0 408 "); }));
-  EXPECT_TRUE(slow->got.starts_with("HTTP/1.0 408 "));
+  ASSERT_TRUE(run_until([&] { return slow->closed || slow->got.starts_with("HTTP/1.1 408 "); }));
+  EXPECT_TRUE(slow->got.starts_with("HTTP/1.1 408 "));
   EXPECT_FALSE(idle->closed);
   timers_.advance(45 * kSecond);
   EXPECT_TRUE(run_until([&] { return idle->closed; }));
