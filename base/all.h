@@ -10,5 +10,6 @@
 #include "base/memory_limits.h"    // IWYU pragma: export
 #include "base/metrics.h"          // IWYU pragma: export
 #include "base/process_metrics.h"  // IWYU pragma: export
+#include "base/sha256.h"           // IWYU pragma: export
 #include "base/status.h"           // IWYU pragma: export
 #include "base/yaml_config.h"      // IWYU pragma: export
