@@ -83,6 +83,7 @@ struct UpOptions {
   std::uint32_t pool_mib = 256;
   std::uint32_t local_prefill_tokens = 64;
   std::uint32_t lease_ms = 30000;
+  std::string api_keys;   // a file of keys of the gateway's API; empty: none are asked for
   std::string directory;  // of configs and logs; empty: a temporary one, removed at the end
 };
 int run_up(const UpOptions& options);
@@ -93,6 +94,12 @@ struct DemoOptions {
   std::uint32_t wait_s = 60;
 };
 int run_demo(const DemoOptions& options);
+
+struct ApiKeyOptions {
+  std::string name;
+  std::uint32_t concurrent = 0;  // 0: no limit of its own
+};
+int run_api_key(const ApiKeyOptions& options);
 
 int run_worker_command(const std::string& role, const std::string& config_file);
 int run_gateway_command(const std::string& config_file);

@@ -108,9 +108,18 @@ Command add_up(CLI::App& app, UpOptions& options) {
       ->capture_default_str();
   sub->add_option("--lease-ms", options.lease_ms, "Lease of a transfer without progress")
       ->check(CLI::Range(100u, 3600000u));
+  sub->add_option("--api-keys", options.api_keys, "File of the API's keys; see kvferry api-key");
   sub->add_option("--directory", options.directory,
                   "Of the processes' configs; temporary unless said");
   return [&options] { return run_up(options); };
+}
+
+Command add_api_key(CLI::App& app, ApiKeyOptions& options) {
+  CLI::App* sub = app.add_subcommand("api-key", "Make a key of the gateway's API");
+  sub->add_option("name", options.name, "Of the key, in logs and metrics")->required();
+  sub->add_option("--concurrent", options.concurrent, "Generations it may have at once; 0: any")
+      ->check(CLI::Range(0u, 65536u));
+  return [&options] { return run_api_key(options); };
 }
 
 Command add_demo(CLI::App& app, DemoOptions& options) {
@@ -139,6 +148,7 @@ int main(int argc, char** argv) {
   DoctorOptions doctor;
   UpOptions up;
   DemoOptions demo;
+  ApiKeyOptions api_key;
   std::string config_file;
   std::vector<std::pair<CLI::App*, Command>> commands;
   auto add = [&](CLI::App* parent, const char* name, Command command) {
@@ -157,6 +167,7 @@ int main(int argc, char** argv) {
   add(&app, "doctor", add_doctor(app, doctor));
   add(&app, "up", add_up(app, up));
   add(&app, "demo", add_demo(app, demo));
+  add(&app, "api-key", add_api_key(app, api_key));
   for (const char* role : {"gateway", "prefill", "decode"}) {
     CLI::App* sub = app.add_subcommand(role, std::string("Run a ") + role + " process");
     sub->add_option("--config", config_file, "YAML; docs/operations.md lists the keys")->required();

@@ -18,6 +18,7 @@
 #include "cli/http_client.h"
 #include "cli/supervisor.h"
 #include "codec/codec_set.h"
+#include "gateway/api_keys.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 
@@ -98,9 +99,10 @@ std::string gateway_yaml(const UpOptions& options, const codec::CodecSet& codecs
   // Ready with one worker of each kind that there is to be: the first answers show what is usual.
   std::string yaml = fmt::format(
       "host: {}\nport: {}\nmodel: {}\nlocal_prefill_tokens: {}\n"
-      "ready: {{prefill_workers: {}, decode_workers: 1}}\n{}workers:\n",
+      "ready: {{prefill_workers: {}, decode_workers: 1}}\n{}{}workers:\n",
       options.host, options.port, quoted(options.model), options.local_prefill_tokens,
-      std::min(1u, options.prefill), codecs_yaml(codecs));
+      std::min(1u, options.prefill), codecs_yaml(codecs),
+      options.api_keys.empty() ? "" : "api_keys: " + quoted(options.api_keys) + "\n");
   for (const WorkerPlan& worker : workers) {
     yaml += fmt::format("  - {{host: {}, control_port: {}}}\n", kLoopback, worker.control_port);
   }
@@ -164,6 +166,10 @@ Status up(UpOptions options) {
   KVF_RETURN_IF_ERROR(model::load_config(options.model).status());
   KVF_RETURN_IF_ERROR(text::Tokenizer::load(options.model).status());
   options.model = fs::absolute(options.model);
+  if (!options.api_keys.empty()) {
+    KVF_RETURN_IF_ERROR(gateway::ApiKeys::load(options.api_keys).status());
+    options.api_keys = fs::absolute(options.api_keys);
+  }
   if (options.codecs.empty()) {
     options.codecs = {std::string(codec::kDefaultSpec), "raw", "hadamard | hack(k=2,v=2)"};
   }

@@ -23,11 +23,15 @@ class Server : public AdminServer {
 
 }  // namespace
 
+bool is_admin_path(std::string_view path) {
+  return path == "/healthz" || path == "/readyz" || path == "/metrics";
+}
+
 bool answer_admin(HttpExchange& exchange, const AdminHandlers& handlers) {
   const HttpRequest& request = exchange.request();
   const bool health = request.path == "/healthz";
   const bool ready = request.path == "/readyz";
-  if (!health && !ready && request.path != "/metrics") return false;
+  if (!is_admin_path(request.path)) return false;
   if (request.method != "GET") {
     exchange.respond(405, kJson, "{\"error\":\"only GET\"}\n", {{"Allow", "GET"}});
   } else if (health || ready) {

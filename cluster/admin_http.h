@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/status.h"
 
@@ -36,6 +37,9 @@ class AdminServer {
 Result<std::unique_ptr<AdminServer>> serve_admin(boost::asio::io_context& io,
                                                  const std::string& host, std::uint16_t port,
                                                  AdminHandlers handlers);
+
+// Whether answer_admin answers it: no API key is asked for there.
+bool is_admin_path(std::string_view path);
 
 class HttpExchange;
 // Answers the three paths, and says whether the request was for one of them.

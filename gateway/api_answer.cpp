@@ -5,16 +5,12 @@
 namespace kvferry::gateway {
 
 ApiAnswer::ApiAnswer(std::shared_ptr<cluster::HttpExchange> exchange, ApiResponse response,
-                     bool stream, cluster::HttpHeaders headers)
-    : exchange_(std::move(exchange)),
-      response_(std::move(response)),
-      stream_(stream),
-      headers_(std::move(headers)) {}
+                     bool stream)
+    : exchange_(std::move(exchange)), response_(std::move(response)), stream_(stream) {}
 
 void ApiAnswer::begin_stream() {
   if (std::exchange(streaming_, true)) return;
-  headers_.emplace_back("Cache-Control", "no-cache");
-  exchange_->begin_stream(200, "text/event-stream; charset=utf-8", headers_);
+  exchange_->begin_stream(200, "text/event-stream; charset=utf-8", {{"Cache-Control", "no-cache"}});
   exchange_->write(response_.opening());
 }
 
@@ -29,10 +25,10 @@ void ApiAnswer::text(std::string_view piece) {
 
 void ApiAnswer::done(const GenerationOutcome& outcome) {
   if (!outcome.status.ok() && !streaming_) {
-    return respond_error(*exchange_, error_of(outcome.status), headers_);
+    return respond_error(*exchange_, error_of(outcome.status));
   }
   if (!stream_) {
-    return exchange_->respond(200, "application/json", response_.whole(whole_, outcome), headers_);
+    return exchange_->respond(200, "application/json", response_.whole(whole_, outcome));
   }
   begin_stream();
   exchange_->write(outcome.status.ok() ? response_.closing(outcome)

@@ -15,8 +15,7 @@ namespace kvferry::gateway {
 
 class ApiAnswer {
  public:
-  ApiAnswer(std::shared_ptr<cluster::HttpExchange> exchange, ApiResponse response, bool stream,
-            cluster::HttpHeaders headers);
+  ApiAnswer(std::shared_ptr<cluster::HttpExchange> exchange, ApiResponse response, bool stream);
 
   void text(std::string_view piece);
   void done(const GenerationOutcome& outcome);
@@ -28,12 +27,11 @@ class ApiAnswer {
   std::shared_ptr<cluster::HttpExchange> exchange_;
   ApiResponse response_;
   bool stream_;
-  cluster::HttpHeaders headers_;
   bool streaming_ = false;
   std::string whole_;
 };
 
 void respond_error(cluster::HttpExchange& exchange, const ApiError& error,
-                   cluster::HttpHeaders headers);
+                   cluster::HttpHeaders headers = {});
 
 }  // namespace kvferry::gateway

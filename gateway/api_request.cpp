@@ -1,11 +1,11 @@
 #include "gateway/api_request.h"
 
 #include <algorithm>
-#include <boost/json/parse.hpp>
 #include <boost/json/value.hpp>
 #include <limits>
 
 #include "base/hash.h"
+#include "gateway/api_fields.h"
 #include "gateway/json_fields.h"
 #include "text/stop_buffer.h"
 
@@ -108,58 +108,9 @@ void read_prompt(JsonFields& fields, const ApiContext& context, std::vector<std:
   if (fields.ok() && ids.empty()) fields.fail("prompt", "'prompt' must not be empty");
 }
 
-// Content is a string or a list of parts {"type":"text","text":...}.
-std::optional<std::string> content_of(const json::value& content) {
-  if (content.is_string()) return std::string(content.get_string());
-  if (!content.is_array()) return std::nullopt;
-  std::string text;
-  for (const json::value& part : content.get_array()) {
-    if (!part.is_object()) return std::nullopt;
-    const json::value* type = part.get_object().if_contains("type");
-    const json::value* words = part.get_object().if_contains("text");
-    if (type == nullptr || *type != "text" || words == nullptr || !words->is_string()) {
-      return std::nullopt;
-    }
-    text += words->get_string();
-  }
-  return text;
-}
-
-std::optional<text::ChatMessage> message_of(const json::value& value) {
-  if (!value.is_object()) return std::nullopt;
-  const json::value* role = value.get_object().if_contains("role");
-  const json::value* content = value.get_object().if_contains("content");
-  if (role == nullptr || !role->is_string() || content == nullptr) return std::nullopt;
-  static constexpr std::string_view kRoles[] = {"system", "developer", "user", "assistant", "tool"};
-  const std::string name(role->get_string());
-  if (std::find(std::begin(kRoles), std::end(kRoles), name) == std::end(kRoles)) {
-    return std::nullopt;
-  }
-  auto text = content_of(*content);
-  if (!text) return std::nullopt;
-  return text::ChatMessage{name, std::move(*text)};
-}
-
 void read_messages(JsonFields& fields, const ApiContext& context, std::vector<std::int32_t>& ids) {
-  const json::value* list = fields.find("messages");
-  if (list == nullptr) return fields.fail("messages", "'messages' is missing");
-  if (!list->is_array() || list->get_array().empty()) {
-    return fields.fail("messages", "'messages' must be a list of at least one message");
-  }
-  std::vector<text::ChatMessage> messages;
-  for (const json::value& value : list->get_array()) {
-    auto message = message_of(value);
-    if (!message) {
-      const std::string which = "messages[" + std::to_string(messages.size()) + "]";
-      return fields.fail(which, "'" + which +
-                                    "' must have a role (system, developer, user, assistant or "
-                                    "tool) and a content of text");
-    }
-    messages.push_back(std::move(*message));
-  }
-  const auto prompt = context.model->chat.render(messages);
-  if (!prompt.ok()) return fields.fail("messages", prompt.status().message());
-  encode_text(fields, *prompt, context, "messages", ids);
+  const std::string prompt = read_chat_prompt(fields, *context.model);
+  if (fields.ok()) encode_text(fields, prompt, context, "messages", ids);
 }
 
 void read_stop(JsonFields& fields, std::vector<std::string>& stop) {
@@ -228,12 +179,6 @@ void read_stream(JsonFields& fields, ApiRequest& request) {
   }
 }
 
-void read_model(JsonFields& fields, const ServedModel& model) {
-  const auto name = fields.string("model");
-  if (!name || *name == model.name) return;
-  fields.fail(unknown_model(*name, model.name));
-}
-
 void read_codec(JsonFields& fields, std::string_view header, const ApiContext& context,
                 Generation& generation) {
   const std::string spec = fields.string("kv_codec").value_or(std::string(header));
@@ -256,13 +201,9 @@ void read_codec(JsonFields& fields, std::string_view header, const ApiContext& c
 
 ApiResult<ApiRequest> parse_api_request(Endpoint endpoint, std::string_view body,
                                         std::string_view codec_header, const ApiContext& context) {
-  json::error_code problem;
-  const json::value value = json::parse(body, problem);
-  if (problem) {
-    return bad_request("The body is not valid JSON: " + problem.message(), "", "invalid_json");
-  }
-  if (!value.is_object()) return bad_request("The body must be a JSON object");
-  JsonFields fields(value.get_object());
+  const auto read = parse_body(body);
+  if (const auto* error = std::get_if<ApiError>(&read)) return *error;
+  JsonFields fields(std::get<json::object>(read));
   ApiRequest request;
   Generation& generation = request.generation;
   read_model(fields, *context.model);

@@ -4,6 +4,7 @@
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <ctime>
+#include <optional>
 #include <utility>
 
 #include "base/hash.h"
@@ -12,8 +13,12 @@
 #include "cluster/admin_http.h"
 #include "codec/codec_set.h"
 #include "gateway/api_answer.h"
+#include "gateway/api_exchange.h"
+#include "gateway/api_fields.h"
+#include "gateway/api_keys.h"
 #include "gateway/api_request.h"
 #include "gateway/served_model.h"
+#include "gateway/tokenize_api.h"
 #include "gateway/worker_links.h"
 
 namespace kvferry::gateway {
@@ -21,11 +26,9 @@ namespace {
 
 namespace json = boost::json;
 using cluster::HttpExchange;
-using cluster::HttpHeaders;
 
 constexpr std::string_view kJson = "application/json";
 constexpr std::string_view kModel = "/v1/models/";  // and a name
-constexpr std::size_t kMaxRequestIdBytes = 128;
 constexpr std::uint64_t kTickNs = kSecond;
 // A reactor that has not come round for so long answers nothing in time.
 constexpr std::uint64_t kStuckNs = 10 * kSecond;
@@ -35,19 +38,13 @@ constexpr std::uint64_t kLastAnswersNs = 5 * kSecond;
 
 std::int64_t wall_seconds() { return static_cast<std::int64_t>(std::time(nullptr)); }
 
-// What the client calls its request, if that can be sent back; else a name of our own.
-std::string request_name(std::string_view given, std::uint64_t number) {
-  const bool usable =
-      !given.empty() && given.size() <= kMaxRequestIdBytes &&
-      std::all_of(given.begin(), given.end(), [](char c) { return c > ' ' && c <= '~'; });
-  return usable ? std::string(given) : "req-" + std::to_string(number);
-}
+using ExchangePtr = std::shared_ptr<ApiExchange>;
 
 class GatewayProcess : public Gateway {
  public:
   GatewayProcess(boost::asio::io_context& io, Timers& timers, Metrics& metrics,
                  const GatewayConfig& config, ServedModel model, codec::CodecSet codecs,
-                 std::unique_ptr<scheduler::RoutePolicy> policy);
+                 ApiKeys keys, std::unique_ptr<scheduler::RoutePolicy> policy);
   ~GatewayProcess() override { stop(); }
 
   Status listen();
@@ -58,10 +55,25 @@ class GatewayProcess : public Gateway {
 
  private:
   void make_links();
+  // One path of the API: GET /v1/models/NAME counts as /v1/models.
+  struct Route {
+    std::string_view path, method, name;  // name: in the log and in metrics
+    void (GatewayProcess::*answer)(const ExchangePtr& exchange);
+  };
+  static const Route* find_route(std::string_view path);
+  std::uint64_t next_number() { return counter_random(id_key_, ++last_number_); }
+
+  std::optional<cluster::HttpRefusal> admit(const cluster::HttpRequest& head);
   void serve(const std::shared_ptr<HttpExchange>& exchange);
-  void generate(Endpoint endpoint, const std::shared_ptr<HttpExchange>& exchange);
-  void submit(Endpoint endpoint, ApiRequest request, const std::shared_ptr<HttpExchange>& exchange,
-              const HttpHeaders& headers);
+  void models(const ExchangePtr& exchange);
+  void tokenize(const ExchangePtr& exchange);
+  void detokenize(const ExchangePtr& exchange);
+  void completions(const ExchangePtr& exchange) { generate(Endpoint::kCompletions, exchange); }
+  void chat(const ExchangePtr& exchange) { generate(Endpoint::kChat, exchange); }
+  void generate(Endpoint endpoint, const ExchangePtr& exchange);
+  bool enter_key(ApiExchange& exchange);
+  void submit(Endpoint endpoint, ApiRequest request, const ExchangePtr& exchange);
+  void refuse(ApiExchange& exchange, const ApiError& error);
   cluster::AdminAnswer healthz() const;
   cluster::AdminAnswer readyz() const;
   void tick();
@@ -74,6 +86,7 @@ class GatewayProcess : public Gateway {
   GatewayConfig config_;
   ServedModel model_;
   codec::CodecSet codecs_;
+  ApiKeys keys_;
   GatewayMetrics metrics_;
   scheduler::Router router_;
   std::unique_ptr<RequestManager> requests_;
@@ -95,7 +108,7 @@ class GatewayProcess : public Gateway {
 
 GatewayProcess::GatewayProcess(boost::asio::io_context& io, Timers& timers, Metrics& metrics,
                                const GatewayConfig& config, ServedModel model,
-                               codec::CodecSet codecs,
+                               codec::CodecSet codecs, ApiKeys keys,
                                std::unique_ptr<scheduler::RoutePolicy> policy)
     : io_(io),
       timers_(timers),
@@ -103,6 +116,7 @@ GatewayProcess::GatewayProcess(boost::asio::io_context& io, Timers& timers, Metr
       config_(config),
       model_(std::move(model)),
       codecs_(std::move(codecs)),
+      keys_(std::move(keys)),
       metrics_(metrics),
       router_(std::move(policy), config.local_prefill_tokens),
       connections_(metrics.gauge("kvferry_gateway_http_connections", "Open HTTP connections.")) {
@@ -119,6 +133,7 @@ GatewayProcess::GatewayProcess(boost::asio::io_context& io, Timers& timers, Metr
   admin_.readyz = [this] { return readyz(); };
   admin_.metrics = [this] {
     connections_.set(static_cast<double>(http_->connections()));
+    for (const ApiKey& key : keys_.keys()) metrics_.key_running(key.name, keys_.running(key));
     update_process_metrics(registry_);
     return registry_.serialize();
   };
@@ -126,6 +141,9 @@ GatewayProcess::GatewayProcess(boost::asio::io_context& io, Timers& timers, Metr
 
 Status GatewayProcess::listen() {
   cluster::HttpHandlers handlers;
+  if (!keys_.empty()) {
+    handlers.admit = [this](const cluster::HttpRequest& head) { return admit(head); };
+  }
   handlers.request = [this](const std::shared_ptr<HttpExchange>& exchange) { serve(exchange); };
   handlers.refused = [this](std::string_view cause) { metrics_.http_refused(cause); };
   KVF_ASSIGN_OR_RETURN(http_, cluster::listen_http(io_, timers_, config_.host, config_.port,
@@ -168,65 +186,152 @@ void GatewayProcess::update_workers() {
 
 // ---- HTTP ----
 
-void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& exchange) {
-  if (cluster::answer_admin(*exchange, admin_)) return;
-  const cluster::HttpRequest& request = exchange->request();
-  const bool completions = request.path == "/v1/completions";
-  const bool chat = request.path == "/v1/chat/completions";
-  const bool model = request.path.size() > kModel.size() && request.path.starts_with(kModel);
-  const bool models = model || request.path == "/v1/models";
-  const std::string_view method = models ? "GET" : "POST";
-  if (!completions && !chat && !models) {
-    return respond_error(
-        *exchange,
-        {404, "There is no " + request.path, "invalid_request_error", "", "not_found", 0}, {});
-  }
-  if (request.method != method) {
-    return respond_error(*exchange,
-                         {405, request.path + " takes " + std::string(method) + " only",
-                          "invalid_request_error", "", "method_not_allowed", 0},
-                         {{"Allow", std::string(method)}});
-  }
-  if (model) {
-    const std::string_view name = std::string_view(request.path).substr(kModel.size());
-    if (name != model_.name) return respond_error(*exchange, unknown_model(name, model_.name), {});
-  }
-  if (models) {
-    return exchange->respond(
-        200, kJson, (model ? model_json : models_json)(model_.name, model_.context, started_s_));
-  }
-  generate(chat ? Endpoint::kChat : Endpoint::kCompletions, exchange);
+const GatewayProcess::Route* GatewayProcess::find_route(std::string_view path) {
+  static constexpr Route kRoutes[] = {
+      {"/v1/completions", "POST", "completions", &GatewayProcess::completions},
+      {"/v1/chat/completions", "POST", "chat", &GatewayProcess::chat},
+      {"/v1/models", "GET", "models", &GatewayProcess::models},
+      {"/tokenize", "POST", "tokenize", &GatewayProcess::tokenize},
+      {"/detokenize", "POST", "detokenize", &GatewayProcess::detokenize},
+  };
+  if (path.size() > kModel.size() && path.starts_with(kModel)) path = "/v1/models";
+  const auto found = std::find_if(std::begin(kRoutes), std::end(kRoutes),
+                                  [&](const Route& route) { return route.path == path; });
+  return found == std::end(kRoutes) ? nullptr : found;
 }
 
-void GatewayProcess::generate(Endpoint endpoint, const std::shared_ptr<HttpExchange>& exchange) {
-  const HttpHeaders headers{
-      {"X-Request-Id", request_name(exchange->request().header("x-request-id"), ++last_number_)}};
+// Everything but probes and metrics needs a key, where there are any: before the body is read.
+std::optional<cluster::HttpRefusal> GatewayProcess::admit(const cluster::HttpRequest& head) {
+  const std::string_view authorization = head.header("authorization");
+  if (cluster::is_admin_path(head.path) || keys_.find(authorization) != nullptr) {
+    return std::nullopt;
+  }
+  const bool missing = authorization.empty();
+  metrics_.key_refused(missing ? "missing" : "unknown");
+  const std::string name = request_name(head.header("x-request-id"), next_number());
+  log_info("gateway", name + " refused: " + (missing ? "no API key" : "an unknown API key"));
+  const ApiError error{401,
+                       missing ? "You didn't provide an API key. Send one in the header "
+                                 "'Authorization: Bearer YOUR_KEY'"
+                               : "Incorrect API key provided. Keys are given out by whoever "
+                                 "operates this gateway",
+                       "invalid_request_error",
+                       "",
+                       missing ? "" : "invalid_api_key",
+                       0};
+  return cluster::HttpRefusal{
+      error.status, error.json(), {{"WWW-Authenticate", "Bearer"}, {"X-Request-Id", name}}};
+}
+
+void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& inner) {
+  if (cluster::answer_admin(*inner, admin_)) return;
+  const cluster::HttpRequest& request = inner->request();
+  const Route* route = find_route(request.path);
+  const auto exchange = std::make_shared<ApiExchange>(
+      inner, request_name(request.header("x-request-id"), next_number()),
+      route == nullptr ? "other" : std::string(route->name), timers_, metrics_);
+  if (route == nullptr) {
+    return refuse(*exchange, {404, "There is no " + request.path, "invalid_request_error", "",
+                              "not_found", 0});
+  }
+  if (request.method != route->method) {
+    const ApiError error{405,
+                         request.path + " takes " + std::string(route->method) + " only",
+                         "invalid_request_error",
+                         "",
+                         "method_not_allowed",
+                         0};
+    return respond_error(*exchange, error, {{"Allow", std::string(route->method)}});
+  }
+  (this->*route->answer)(exchange);
+}
+
+void GatewayProcess::refuse(ApiExchange& exchange, const ApiError& error) {
+  metrics_.refused(error.code);
+  respond_error(exchange, error);
+}
+
+void GatewayProcess::models(const ExchangePtr& exchange) {
+  const std::string_view path = exchange->request().path;
+  const bool one = path.size() > kModel.size();
+  if (one && path.substr(kModel.size()) != model_.name) {
+    return refuse(*exchange, unknown_model(path.substr(kModel.size()), model_.name));
+  }
+  exchange->respond(200, kJson,
+                    (one ? model_json : models_json)(model_.name, model_.context, started_s_));
+}
+
+void GatewayProcess::tokenize(const ExchangePtr& exchange) {
+  const auto answer = answer_tokenize(exchange->request().body, model_);
+  if (const auto* error = std::get_if<ApiError>(&answer)) return refuse(*exchange, *error);
+  exchange->respond(200, kJson, std::get<std::string>(answer));
+}
+
+void GatewayProcess::detokenize(const ExchangePtr& exchange) {
+  const auto answer = answer_detokenize(exchange->request().body, model_);
+  if (const auto* error = std::get_if<ApiError>(&answer)) return refuse(*exchange, *error);
+  exchange->respond(200, kJson, std::get<std::string>(answer));
+}
+
+void GatewayProcess::generate(Endpoint endpoint, const ExchangePtr& exchange) {
   if (draining_) {
     metrics_.request_done("refused");
-    return respond_error(*exchange,
-                         {503, "This gateway is shutting down", "server_error", "", "draining", 1},
-                         headers);
+    return refuse(*exchange,
+                  {503, "This gateway is shutting down", "server_error", "", "draining", 1});
   }
-  const ApiContext context{&model_, &codecs_, config_.default_max_tokens, config_.timeout_ns};
-  auto parsed = parse_api_request(endpoint, exchange->request().body,
-                                  exchange->request().header("x-kv-codec"), context);
+  if (!enter_key(*exchange)) return;
+  const cluster::HttpRequest& request = exchange->request();
+  const auto timeout_ns = read_timeout(request.header("timeout"), config_.timeout_ns);
+  if (const auto* error = std::get_if<ApiError>(&timeout_ns)) {
+    metrics_.request_done("invalid");
+    return refuse(*exchange, *error);
+  }
+  const ApiContext context{&model_, &codecs_, config_.default_max_tokens,
+                           std::get<std::uint64_t>(timeout_ns)};
+  auto parsed = parse_api_request(endpoint, request.body, request.header("x-kv-codec"), context);
   if (const auto* error = std::get_if<ApiError>(&parsed)) {
     metrics_.request_done("invalid");
-    return respond_error(*exchange, *error, headers);
+    return refuse(*exchange, *error);
   }
-  submit(endpoint, std::move(std::get<ApiRequest>(parsed)), exchange, headers);
+  submit(endpoint, std::move(std::get<ApiRequest>(parsed)), exchange);
 }
 
-void GatewayProcess::submit(Endpoint endpoint, ApiRequest request,
-                            const std::shared_ptr<HttpExchange>& exchange,
-                            const HttpHeaders& headers) {
+// Takes one of the requests that the client's key may have at once, or answers 429.
+bool GatewayProcess::enter_key(ApiExchange& exchange) {
+  if (keys_.empty()) return true;
+  const ApiKey* key = keys_.find(exchange.request().header("authorization"));
+  if (key == nullptr) return false;  // admit() has seen it: not reached; the exchange answers 500
+  exchange.note("key=" + key->name);
+  if (auto permit = keys_.enter(*key)) {
+    exchange.hold(std::move(permit));
+    return true;
+  }
+  metrics_.key_refused("concurrency");
+  metrics_.request_done("refused");
+  refuse(exchange, {429,
+                    "Rate limit reached: this key may have " + std::to_string(key->concurrent) +
+                        " requests at once",
+                    "rate_limit_error", "", "rate_limit_exceeded", 1});
+  return false;
+}
+
+void GatewayProcess::submit(Endpoint endpoint, ApiRequest request, const ExchangePtr& exchange) {
   const std::uint64_t number = counter_random(id_key_, last_number_);
+  request.generation.name = exchange->name();
+  exchange->note("codec=\"" + request.generation.codec + "\"");
   const auto answer = std::make_shared<ApiAnswer>(
-      exchange, ApiResponse(endpoint, request, model_.name, number, wall_seconds()), request.stream,
-      headers);
+      exchange, ApiResponse(endpoint, request, model_.name, number, wall_seconds()),
+      request.stream);
   GenerationSink sink;
   sink.text = [answer](std::string_view piece) { answer->text(piece); };
-  sink.done = [answer](const GenerationOutcome& outcome) { answer->done(outcome); };
+  sink.done = [answer, exchange](const GenerationOutcome& outcome) {
+    const GenerationUsage& usage = outcome.usage;
+    exchange->note("prompt_tokens=" + std::to_string(usage.prompt_tokens) +
+                   " completion_tokens=" + std::to_string(usage.completion_tokens) +
+                   " sent_bytes=" + std::to_string(usage.sent_bytes) +
+                   " attempts=" + std::to_string(usage.attempts));
+    answer->done(outcome);
+  };
   const auto id = requests_->submit(std::move(request.generation), std::move(sink));
   if (!id.ok()) {
     metrics_.request_done("refused");
@@ -237,7 +342,7 @@ void GatewayProcess::submit(Endpoint endpoint, ApiRequest request,
       error.code = "rate_limit_exceeded";
       error.retry_after_s = requests_->retry_after_s();
     }
-    return respond_error(*exchange, error, headers);
+    return refuse(*exchange, error);
   }
   exchange->on_gone([this, request_id = *id](const Status& why) {
     requests_->cancel(request_id, why.message());
@@ -334,8 +439,13 @@ Result<std::unique_ptr<Gateway>> Gateway::start(boost::asio::io_context& io, Tim
   KVF_ASSIGN_OR_RETURN(ServedModel model, ServedModel::load(config.model));
   KVF_ASSIGN_OR_RETURN(codec::CodecSet codecs, codec::CodecSet::parse(config.codecs));
   KVF_ASSIGN_OR_RETURN(auto policy, scheduler::make_policy(config.policy));
-  auto gateway = std::make_unique<GatewayProcess>(io, timers, metrics, config, std::move(model),
-                                                  std::move(codecs), std::move(policy));
+  ApiKeys keys;
+  if (!config.api_keys.empty()) {
+    KVF_ASSIGN_OR_RETURN(keys, ApiKeys::load(config.api_keys));
+  }
+  auto gateway =
+      std::make_unique<GatewayProcess>(io, timers, metrics, config, std::move(model),
+                                       std::move(codecs), std::move(keys), std::move(policy));
   KVF_RETURN_IF_ERROR(gateway->listen());
   return std::unique_ptr<Gateway>(std::move(gateway));
 }

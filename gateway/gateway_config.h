@@ -22,6 +22,7 @@ struct GatewayConfig {
   std::vector<std::string> codecs;          // that requests may choose; the first is the default
   std::uint32_t local_prefill_tokens = 64;  // shorter prompts are prefilled by their decode worker
   std::string policy = "least_loaded";
+  std::string api_keys;  // a file (gateway/api_keys.h); empty: everybody may use the API
   std::uint32_t default_max_tokens = 512;
   std::uint64_t timeout_ns = 120 * kSecond;  // of a request, from its arrival
   // /readyz answers 503 with fewer workers up.

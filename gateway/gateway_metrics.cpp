@@ -84,6 +84,36 @@ void GatewayMetrics::http_refused(std::string_view cause) {
       .add();
 }
 
+void GatewayMetrics::answered(const std::string& endpoint, const std::string& status) {
+  metrics_
+      .counter("kvferry_gateway_answers_total", "Answers of the API by endpoint and HTTP status.",
+               {{"endpoint", endpoint}, {"status", status}})
+      .add();
+}
+
+void GatewayMetrics::refused(const std::string& code) {
+  metrics_
+      .counter("kvferry_gateway_refused_total",
+               "Requests refused before they ran, by the error's code.",
+               {{"code", code.empty() ? "other" : code}})
+      .add();
+}
+
+void GatewayMetrics::key_refused(std::string_view cause) {
+  metrics_
+      .counter("kvferry_gateway_keys_refused_total",
+               "Requests refused by their API key: missing, unknown, concurrency.",
+               {{"cause", std::string(cause)}})
+      .add();
+}
+
+void GatewayMetrics::key_running(const std::string& key, std::uint32_t requests) {
+  metrics_
+      .gauge("kvferry_gateway_key_running", "Generations that are not finished, by API key.",
+             {{"key", key}})
+      .set(requests);
+}
+
 void GatewayMetrics::workers_up(std::string_view role, std::size_t count) {
   metrics_
       .gauge("kvferry_gateway_workers_up", "Workers that are connected and usable.",

@@ -2,6 +2,7 @@
 // Thread contract: made and used on the reactor's thread.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -22,6 +23,13 @@ class GatewayMetrics {
   // cause: stale (of an older attempt), duplicate (a position that was there already).
   void token_dropped(std::string_view cause);
   void http_refused(std::string_view cause);
+  // An answer of the API; status: of HTTP, or gone.
+  void answered(const std::string& endpoint, const std::string& status);
+  // A request that was refused before it ran: the error's code, "other" for one without.
+  void refused(const std::string& code);
+  // cause: missing, unknown, concurrency.
+  void key_refused(std::string_view cause);
+  void key_running(const std::string& key, std::uint32_t requests);
   void workers_up(std::string_view role, std::size_t count);
   void kv_bytes(const std::string& codec, double raw, double sent);
   // Where the time of a finished request went; a stage that it did not have is not observed.

@@ -13,6 +13,7 @@
 namespace kvferry::gateway {
 
 struct Generation {
+  std::string name;                  // of the request, in logs
   std::vector<std::int32_t> prompt;  // at least one id
   std::uint32_t max_tokens = 0;      // at least 1; prompt and this fit the context
   std::vector<std::int32_t> stop_ids;

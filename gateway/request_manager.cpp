@@ -234,9 +234,9 @@ void RequestManager::attempt_failed(const RequestPtr& request, std::string_view 
                                     const Status& status, const std::set<WorkerId>& blame) {
   const bool resumed = !request->tokens.empty();
   parts_.metrics->attempt_failed(cause, resumed);
-  log_warn("gateway", "request " + std::to_string(request->id) + ", attempt " +
-                          std::to_string(request->attempts) + " (" + std::string(cause) +
-                          "): " + status.to_string() + "; " +
+  log_warn("gateway", request->generation.name + ", request " + std::to_string(request->id) +
+                          ", attempt " + std::to_string(request->attempts) + " (" +
+                          std::string(cause) + "): " + status.to_string() + "; " +
                           std::to_string(request->tokens.size()) + " tokens so far");
   cancel_attempt(*request, "superseded: " + std::string(cause));
   release_attempt(*request);
@@ -432,8 +432,8 @@ void RequestManager::finish(const RequestPtr& request, const Status& status,
                              static_cast<double>(outcome.usage.sent_bytes));
     parts_.metrics->stages(outcome.usage);
   } else {
-    log_warn("gateway",
-             "request " + std::to_string(request->id) + " ends with " + status.to_string());
+    log_warn("gateway", request->generation.name + ", request " + std::to_string(request->id) +
+                            " ends with " + status.to_string());
     parts_.metrics->request_done(status.code() == Code::kDeadlineExceeded ? "deadline" : "failed");
   }
   const auto done = std::move(request->sink.done);

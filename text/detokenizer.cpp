@@ -7,11 +7,11 @@
 
 namespace kvferry::text {
 
-Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer)
-    : tokenizer_(std::move(tokenizer)) {}
+Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, SpecialTokens special)
+    : tokenizer_(std::move(tokenizer)), special_(special) {}
 
 std::string Detokenizer::feed(std::int32_t id) {
-  if (tokenizer_->is_special(id)) return {};
+  if (special_ == SpecialTokens::kDrop && tokenizer_->is_special(id)) return {};
   held_ += tokenizer_->id_to_bytes(id);
   std::string text;
   std::string_view rest = held_;

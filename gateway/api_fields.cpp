@@ -1,0 +1,112 @@
+#include "gateway/api_fields.h"
+
+#include <algorithm>
+#include <boost/json/parse.hpp>
+#include <charconv>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "text/chat_template.h"
+
+namespace kvferry::gateway {
+
+namespace json = boost::json;
+
+namespace {
+
+// Content is a string or a list of parts {"type":"text","text":...}.
+std::optional<std::string> content_of(const json::value& content) {
+  if (content.is_string()) return std::string(content.get_string());
+  if (!content.is_array()) return std::nullopt;
+  std::string text;
+  for (const json::value& part : content.get_array()) {
+    if (!part.is_object()) return std::nullopt;
+    const json::value* type = part.get_object().if_contains("type");
+    const json::value* words = part.get_object().if_contains("text");
+    if (type == nullptr || *type != "text" || words == nullptr || !words->is_string()) {
+      return std::nullopt;
+    }
+    text += words->get_string();
+  }
+  return text;
+}
+
+std::optional<text::ChatMessage> message_of(const json::value& value) {
+  if (!value.is_object()) return std::nullopt;
+  const json::value* role = value.get_object().if_contains("role");
+  const json::value* content = value.get_object().if_contains("content");
+  if (role == nullptr || !role->is_string() || content == nullptr) return std::nullopt;
+  static constexpr std::string_view kRoles[] = {"system", "developer", "user", "assistant", "tool"};
+  const std::string name(role->get_string());
+  if (std::find(std::begin(kRoles), std::end(kRoles), name) == std::end(kRoles)) {
+    return std::nullopt;
+  }
+  auto text = content_of(*content);
+  if (!text) return std::nullopt;
+  return text::ChatMessage{name, std::move(*text)};
+}
+
+}  // namespace
+
+ApiResult<json::object> parse_body(std::string_view body) {
+  json::error_code problem;
+  json::value value = json::parse(body, problem);
+  if (problem) {
+    return bad_request("The body is not valid JSON: " + problem.message(), "", "invalid_json");
+  }
+  if (!value.is_object()) return bad_request("The body must be a JSON object");
+  return std::move(value.get_object());
+}
+
+ApiResult<std::uint64_t> read_timeout(std::string_view header, std::uint64_t most_ns) {
+  if (header.empty()) return most_ns;
+  double seconds = 0;
+  const char* end = header.data() + header.size();
+  const auto [stopped, error] = std::from_chars(header.data(), end, seconds);
+  if (error != std::errc() || stopped != end || !(seconds > 0)) {
+    return bad_request("The header 'timeout' must be a number of seconds above 0", "timeout");
+  }
+  const double ns = seconds * static_cast<double>(kSecond);
+  if (ns >= static_cast<double>(most_ns)) return most_ns;
+  return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(ns));
+}
+
+void read_model(JsonFields& fields, const ServedModel& model) {
+  const auto name = fields.string("model");
+  if (!name || *name == model.name) return;
+  fields.fail(unknown_model(*name, model.name));
+}
+
+std::string read_chat_prompt(JsonFields& fields, const ServedModel& model) {
+  const json::value* list = fields.find("messages");
+  if (list == nullptr) {
+    fields.fail("messages", "'messages' is missing");
+    return {};
+  }
+  if (!list->is_array() || list->get_array().empty()) {
+    fields.fail("messages", "'messages' must be a list of at least one message");
+    return {};
+  }
+  std::vector<text::ChatMessage> messages;
+  for (const json::value& value : list->get_array()) {
+    auto message = message_of(value);
+    if (!message) {
+      const std::string which = "messages[" + std::to_string(messages.size()) + "]";
+      fields.fail(which, "'" + which +
+                             "' must have a role (system, developer, user, assistant or tool) and "
+                             "a content of text");
+      return {};
+    }
+    messages.push_back(std::move(*message));
+  }
+  auto prompt = model.chat.render(messages);
+  if (!prompt.ok()) {
+    fields.fail("messages", prompt.status().message());
+    return {};
+  }
+  return std::move(*prompt);
+}
+
+}  // namespace kvferry::gateway

@@ -1,0 +1,90 @@
+#include "gateway/tokenize_api.h"
+
+#include <boost/json/serialize.hpp>
+#include <boost/json/value_from.hpp>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "gateway/api_fields.h"
+#include "text/detokenizer.h"
+
+namespace kvferry::gateway {
+namespace {
+
+namespace json = boost::json;
+
+// Of vLLM's fields those that kvferry has one value for.
+void refuse_other(JsonFields& fields) {
+  if (fields.boolean("return_token_strs").value_or(false)) {
+    fields.fail("return_token_strs", "'return_token_strs' must be false");
+  }
+  if (!fields.boolean("add_generation_prompt").value_or(true)) {
+    fields.fail("add_generation_prompt", "'add_generation_prompt' must be true");
+  }
+  if (fields.boolean("continue_final_message").value_or(false)) {
+    fields.fail("continue_final_message", "'continue_final_message' must be false");
+  }
+}
+
+std::vector<std::int32_t> read_tokens(JsonFields& fields, const ServedModel& model) {
+  std::vector<std::int32_t> ids;
+  const json::value* list = fields.find("tokens");
+  if (list == nullptr || !list->is_array()) {
+    fields.fail("tokens", "'tokens' must be a list of token ids");
+    return ids;
+  }
+  for (const json::value& id : list->get_array()) {
+    if (!id.is_int64() || id.get_int64() < 0 || id.get_int64() >= model.vocab) {
+      fields.fail("tokens", "token ids in 'tokens' must be whole numbers from 0 to " +
+                                std::to_string(model.vocab - 1));
+      return ids;
+    }
+    ids.push_back(static_cast<std::int32_t>(id.get_int64()));
+  }
+  return ids;
+}
+
+}  // namespace
+
+ApiResult<std::string> answer_tokenize(std::string_view body, const ServedModel& model) {
+  const auto read = parse_body(body);
+  if (const auto* error = std::get_if<ApiError>(&read)) return *error;
+  JsonFields fields(std::get<json::object>(read));
+  read_model(fields, model);
+  refuse_other(fields);
+  const auto special = fields.boolean("add_special_tokens");
+  std::string text;
+  bool add_bos = model.tokenizer->add_bos();
+  if (fields.find("messages") != nullptr) {
+    text = read_chat_prompt(fields, model);
+  } else {
+    auto prompt = fields.string("prompt");
+    if (!prompt) fields.fail("prompt", "'prompt' or 'messages' is missing");
+    if (prompt) text = std::move(*prompt);
+    add_bos = add_bos && special.value_or(true);
+  }
+  if (!fields.ok()) return fields.error();
+  const auto ids = model.tokenizer->encode(text, add_bos);
+  if (!ids.ok()) return bad_request(ids.status().message(), "prompt");
+  return json::serialize(json::value{{"count", ids->size()},
+                                     {"max_model_len", model.context},
+                                     {"tokens", json::value_from(*ids)},
+                                     {"token_strs", nullptr}});
+}
+
+ApiResult<std::string> answer_detokenize(std::string_view body, const ServedModel& model) {
+  const auto read = parse_body(body);
+  if (const auto* error = std::get_if<ApiError>(&read)) return *error;
+  JsonFields fields(std::get<json::object>(read));
+  read_model(fields, model);
+  const std::vector<std::int32_t> ids = read_tokens(fields, model);
+  if (!fields.ok()) return fields.error();
+  text::Detokenizer detokenizer(model.tokenizer, text::SpecialTokens::kKeep);
+  std::string text;
+  for (const std::int32_t id : ids) text += detokenizer.feed(id);
+  text += detokenizer.finish();
+  return json::serialize(json::value{{"prompt", text}});
+}
+
+}  // namespace kvferry::gateway
