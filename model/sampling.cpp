@@ -71,9 +71,11 @@ std::int32_t sample(std::span<const float> logits, const SamplingParams& params,
   const double highest = logits[best], temperature = params.temperature;
   if (!std::isfinite(highest)) return best;
 
+  // Without min_p its logarithm is minus infinity.
+  const double least = std::max(-kNegligibleNats, std::log(static_cast<double>(params.min_p)));
   std::vector<Candidate> candidates;
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    if ((logits[i] - highest) / temperature >= -kNegligibleNats) {
+    if ((logits[i] - highest) / temperature >= least) {
       candidates.push_back({descending_key(logits[i]), static_cast<std::int32_t>(i)});
     }
   }
@@ -98,13 +100,38 @@ std::int32_t sample(std::span<const float> logits, const SamplingParams& params,
   return candidates[index].id;
 }
 
-float logprob(std::span<const float> logits, std::int32_t id) {
+namespace {
+
+// What is subtracted from a logit to make it a log-probability.
+double log_sum_exp(std::span<const float> logits) {
   const double highest = logits[argmax(logits)];
   double sum = 0.0;
   for (const float logit : logits) {
     if (!std::isnan(logit)) sum += std::exp(logit - highest);
   }
-  return static_cast<float>(logits[id] - highest - std::log(sum));
+  return highest + std::log(sum);
+}
+
+}  // namespace
+
+float logprob(std::span<const float> logits, std::int32_t id) {
+  return static_cast<float>(logits[id] - log_sum_exp(logits));
+}
+
+std::vector<TokenLogprob> top_logprobs(std::span<const float> logits, std::uint32_t count) {
+  if (count == 0) return {};
+  std::vector<TokenLogprob> top;  // logits at first, descending; few enough to insert by moving
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const float logit = logits[i];
+    if (std::isnan(logit) || (top.size() == count && logit <= top.back().logprob)) continue;
+    if (top.size() == count) top.pop_back();
+    const auto at = std::find_if(top.begin(), top.end(),
+                                 [&](const TokenLogprob& other) { return other.logprob < logit; });
+    top.insert(at, {static_cast<std::int32_t>(i), logit});
+  }
+  const double total = log_sum_exp(logits);
+  for (TokenLogprob& token : top) token.logprob = static_cast<float>(token.logprob - total);
+  return top;
 }
 
 }  // namespace kvferry::model
