@@ -31,8 +31,8 @@ Result<Generated> cut_at_stop(const InProcessCluster::Answer& answer,
   KVF_ASSIGN_OR_RETURN(text::StopBuffer buffer, text::StopBuffer::make(stops));
   text::Detokenizer detokenizer(tokenizer);
   Generated generated;
-  generated.finish_reason = answer.finish_reason;
-  for (const std::int32_t id : answer.ids) {
+  generated.finish_reason = answer.choices.front().finish_reason;
+  for (const std::int32_t id : answer.choices.front().ids()) {
     generated.ids.push_back(id);
     generated.text += buffer.feed(detokenizer.feed(id));
     if (buffer.hit() >= 0) {
@@ -59,6 +59,9 @@ proto::Plan make_plan(const GenerateOptions& options, const std::vector<std::int
   sampling.set_top_k(options.top_k);
   sampling.set_top_p(options.top_p);
   sampling.set_seed(options.seed);
+  sampling.set_repetition_penalty(1);
+  plan.set_prompt_tokens(static_cast<std::uint32_t>(prompt.size()));
+  plan.set_choices(1);
   plan.set_deadline_ms(3'600'000);
   return plan;
 }
@@ -113,7 +116,8 @@ Status generate(GenerateOptions options) {
   InProcessOptions in_process;
   const std::size_t needed = codec::PooledSequence::bytes_needed(
       *codecs.codecs().front(), config.kv_geometry(),
-      static_cast<std::uint32_t>(prompt.size()) + options.max_tokens);
+      {static_cast<std::uint32_t>(prompt.size()),
+       static_cast<std::uint32_t>(prompt.size()) + options.max_tokens});
   in_process.pool_bytes = transport::TransferConfig{}.staging_bytes() + needed;
   KVF_ASSIGN_OR_RETURN(const auto cluster,
                        InProcessCluster::start(*engine.model, codecs, in_process));

@@ -31,7 +31,11 @@ struct InProcessCluster::Impl {
   EngineThread engine;
   std::unique_ptr<prefill::PrefillEngine> prefill;
   std::unique_ptr<decode::DecodeEngine> decode;
-  std::map<std::uint64_t, Reply> replies;  // by transfer id; the reactor's
+  struct Open {
+    Reply reply;
+    std::uint32_t choices = 0;  // not finished
+  };
+  std::map<std::uint64_t, Open> open;  // by transfer id; the reactor's
   std::thread reactor;
 
   ~Impl() {
@@ -45,15 +49,21 @@ struct InProcessCluster::Impl {
     return [this](std::function<void()> task) { asio::post(io, std::move(task)); };
   }
 
+  static std::uint64_t transfer_of(const proto::Envelope& message) {
+    if (message.has_token()) return message.token().transfer_id();
+    if (message.has_prompt_logprobs()) return message.prompt_logprobs().transfer_id();
+    return message.has_finished() ? message.finished().transfer_id()
+                                  : message.failed().transfer_id();
+  }
+
   void reply(const proto::Envelope& message) {
-    const bool over = message.has_finished() || message.has_failed();
-    const std::uint64_t id = message.has_token()      ? message.token().transfer_id()
-                             : message.has_finished() ? message.finished().transfer_id()
-                                                      : message.failed().transfer_id();
-    const auto found = replies.find(id);
-    if (found == replies.end()) return;  // the other engine has ended it already
-    const Reply to = found->second;
-    if (over) replies.erase(found);
+    const std::uint64_t id = transfer_of(message);
+    const auto found = open.find(id);
+    if (found == open.end()) return;  // the other engine has ended it already
+    const Reply to = found->second.reply;
+    const bool over =
+        message.has_failed() || (message.has_finished() && --found->second.choices == 0);
+    if (over) open.erase(found);
     if (message.has_failed()) {
       const Status why = cancelled("the other side failed");
       decode->cancel(id, why);
@@ -118,7 +128,7 @@ Result<std::unique_ptr<InProcessCluster>> InProcessCluster::start(model::Model& 
 
 void InProcessCluster::submit(const proto::Plan& plan, bool remote_prefill, Reply reply) {
   asio::post(impl_->io, [impl = impl_.get(), plan, remote_prefill, reply = std::move(reply)] {
-    impl->replies[plan.transfer_id()] = reply;
+    impl->open[plan.transfer_id()] = {reply, plan.choices()};
     proto::StartDecode decode;
     *decode.mutable_plan() = plan;
     decode.set_remote_prefill(remote_prefill);
@@ -131,20 +141,41 @@ void InProcessCluster::submit(const proto::Plan& plan, bool remote_prefill, Repl
   });
 }
 
+void InProcessCluster::cancel_choice(std::uint64_t transfer_id, std::uint32_t choice) {
+  asio::post(impl_->io, [impl = impl_.get(), transfer_id, choice] {
+    impl->decode->cancel_choice(transfer_id, choice);
+    const auto found = impl->open.find(transfer_id);
+    if (found != impl->open.end() && --found->second.choices == 0) impl->open.erase(found);
+  });
+}
+
+std::vector<std::int32_t> InProcessCluster::Choice::ids() const {
+  std::vector<std::int32_t> ids;
+  for (const proto::Token& token : tokens) ids.push_back(token.id());
+  return ids;
+}
+
 Result<InProcessCluster::Answer> InProcessCluster::answer(const proto::Plan& plan,
                                                           bool remote_prefill) {
   std::promise<Status> over;
   Answer answer;
+  answer.choices.resize(plan.choices());
+  std::uint32_t finished = 0;
   const std::uint64_t begin_ns = monotonic_ns();
   auto elapsed_ms = [begin_ns] { return static_cast<double>(monotonic_ns() - begin_ns) * 1e-6; };
   submit(plan, remote_prefill, [&](const proto::Envelope& message) {
     if (message.has_token()) {
-      if (answer.ids.empty()) answer.ttft_ms = elapsed_ms();
-      answer.ids.push_back(message.token().id());
+      if (answer.ttft_ms == 0) answer.ttft_ms = elapsed_ms();
+      answer.choices[message.token().choice() - plan.first_choice()].tokens.push_back(
+          message.token());
+    } else if (message.has_prompt_logprobs()) {
+      const auto& entries = message.prompt_logprobs().entries();
+      answer.prompt_logprobs.insert(answer.prompt_logprobs.end(), entries.begin(), entries.end());
     } else if (message.has_finished()) {
-      answer.finish_reason = message.finished().reason();
-      answer.usage = message.finished().usage();
-      over.set_value(ok_status());
+      const proto::Finished& end = message.finished();
+      answer.choices[end.choice() - plan.first_choice()].finish_reason = end.reason();
+      answer.usage = end.usage();
+      if (++finished == plan.choices()) over.set_value(ok_status());
     } else if (message.has_failed()) {
       over.set_value(cluster::failed_status(message.failed()));
     }

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "base/extent_pool.h"
 #include "base/metrics.h"
@@ -36,14 +38,21 @@ class InProcessCluster {
                                                          const InProcessOptions& options);
   ~InProcessCluster();
 
-  // Starts a plan; `reply` gets its tokens, then one Finished or Failed. remote_prefill false: the
-  // decode engine computes the prompt itself.
+  // Starts a plan; `reply` gets its tokens, and a Finished for each choice or one Failed.
+  // remote_prefill false: the decode engine computes the prompt itself.
   void submit(const proto::Plan& plan, bool remote_prefill, Reply reply);
+  // Ends one choice of a plan that has begun to answer; no Finished comes for it.
+  void cancel_choice(std::uint64_t transfer_id, std::uint32_t choice);
 
-  // Answers one plan and waits: the tokens and the usage, or why it failed.
-  struct Answer {
-    std::vector<std::int32_t> ids;
+  // Answers one plan and waits: the tokens of each choice and the usage, or why it failed.
+  struct Choice {
+    std::vector<proto::Token> tokens;
     std::string finish_reason;
+    std::vector<std::int32_t> ids() const;
+  };
+  struct Answer {
+    std::vector<Choice> choices;
+    std::vector<proto::PromptLogprobs::Entry> prompt_logprobs;
     proto::KvUsage usage;
     double ttft_ms = 0, total_ms = 0;
   };

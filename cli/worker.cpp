@@ -213,9 +213,14 @@ void Worker::on_message(const std::shared_ptr<cluster::ControlConnection>& from,
   } else if (message.has_start_decode() && decode_) {
     decode_->start(message.start_decode(), owner_of(from));
   } else if (message.has_cancel()) {
-    const Status why = cancelled(message.cancel().reason());
-    if (prefill_) prefill_->cancel(message.cancel().transfer_id(), why);
-    if (decode_) decode_->cancel(message.cancel().transfer_id(), why);
+    const proto::Cancel& order = message.cancel();
+    const Status why = cancelled(order.reason());
+    if (order.has_choice()) {
+      if (decode_) decode_->cancel_choice(order.transfer_id(), order.choice());
+      return;
+    }
+    if (prefill_) prefill_->cancel(order.transfer_id(), why);
+    if (decode_) decode_->cancel(order.transfer_id(), why);
   } else {
     log_warn(config_.name, "a message that is not for this kind of worker, from " + from->peer());
   }

@@ -5,42 +5,28 @@
 
 #include "base/log.h"
 #include "cluster/messages.h"
-#include "model/sampling.h"
+#include "decode/decode_messages.h"
+#include "decode/decode_request.h"
 
 namespace kvferry::decode {
+namespace {
 
-struct DecodeEngine::Request {
-  // Set by make_request, then read by both threads.
-  proto::Plan plan;  // without its ids
-  std::vector<std::int32_t> ids;
-  std::uint64_t owner = 0;
-  transport::TransferIdentity identity;
-  model::SamplingParams sampling;
-  bool remote_prefill = false;
-  std::uint64_t received_ns = 0;
-  std::uint64_t deadline_ns = 0;
-  std::atomic<bool> ended{false};
+// Of a prompt whose log-probabilities are asked for, in one step: each row has logits over the
+// whole vocabulary, 39 MB of them at 152k ids.
+constexpr std::uint32_t kLogprobRows = 64;
 
-  // Reactor's.
-  bool holding = false;    // counts in holding_
-  bool receiving = false;  // the receiver knows it
-  Timers::Id deadline = 0;
+}  // namespace
 
-  // The reactor's until the request is handed to the engine thread, then that thread's.
-  std::unique_ptr<codec::PooledSequence> sequence;
-  transport::TransferStats stats;
-  std::uint64_t ready_ns = 0;  // the prompt's KV was complete
-  std::int32_t last_id = 0;
-  std::uint32_t generated = 0;
-  std::uint64_t first_decode_ns = 0;
-
-  std::uint32_t prompt() const { return identity.tokens; }
+// A sequence in a step. choice: of the request, which keeps it alive.
+struct DecodeEngine::Row {
+  RequestPtr request;
+  Choice* choice = nullptr;
 };
 
 struct DecodeEngine::EngineState {
-  std::deque<std::shared_ptr<Request>> prefilling;
-  std::vector<std::shared_ptr<Request>> running;
-  std::vector<float> logits;
+  std::deque<RequestPtr> prefilling;
+  std::vector<Row> running;
+  std::vector<float> logits, adjusted;
 };
 
 DecodeEngine::DecodeEngine(DecodeParts parts, DecodeConfig config)
@@ -64,44 +50,6 @@ void DecodeEngine::attach() {
   parts_.thread->add_stepper([this] { return step(); });
 }
 
-Result<DecodeEngine::RequestPtr> DecodeEngine::make_request(const proto::StartDecode& order) const {
-  const model::ModelConfig& config = parts_.model->config();
-  auto request = std::make_shared<Request>();
-  request->plan = order.plan();
-  request->plan.clear_ids();
-  request->ids.assign(order.plan().ids().begin(), order.plan().ids().end());
-  const std::uint64_t prompt = request->ids.size(), generate = order.plan().max_tokens();
-  if (prompt == 0 || generate == 0 || prompt + generate > config.context) {
-    return invalid_argument(
-        "a prompt of " + std::to_string(prompt) + " and " + std::to_string(generate) +
-        " tokens to generate do not fit a context of " + std::to_string(config.context));
-  }
-  KVF_RETURN_IF_ERROR(cluster::check_ids(order.plan(), config.vocab));
-  transport::TransferIdentity& identity = request->identity;
-  KVF_ASSIGN_OR_RETURN(identity.codec, parts_.codecs->find(order.plan().codec()));
-  identity.request_id = order.plan().request_id();
-  identity.transfer_id = order.plan().transfer_id();
-  identity.model_fingerprint = parts_.model->fingerprint();
-  identity.numerics_class = parts_.model->numerics_class();
-  identity.tokens = static_cast<std::uint32_t>(prompt);
-  identity.geometry = config.kv_geometry();
-  const proto::Sampling& sampling = order.plan().sampling();
-  request->sampling = {sampling.temperature(), sampling.top_k(), sampling.top_p(), sampling.seed(),
-                       sampling.choice()};
-  request->remote_prefill = order.remote_prefill();
-  request->received_ns = parts_.timers->now_ns();
-  request->deadline_ns = request->received_ns + std::min(order.plan().deadline_ms() * kMillisecond,
-                                                         config_.max_deadline_ns);
-  const std::size_t needed = codec::PooledSequence::bytes_needed(
-      *identity.codec, identity.geometry, identity.tokens + order.plan().max_tokens());
-  if (needed + config_.staging_bytes > parts_.pool->usage().pool) {
-    return invalid_argument(
-        "the request's KV needs " + std::to_string(needed) +
-        " bytes, more than the pool has beside its staging; lower max_tokens or raise pool_mib");
-  }
-  return request;
-}
-
 void DecodeEngine::start(const proto::StartDecode& order, std::uint64_t owner) {
   const std::uint64_t transfer_id = order.plan().transfer_id();
   if (requests_.contains(transfer_id)) return;  // a repeated order
@@ -111,10 +59,21 @@ void DecodeEngine::start(const proto::StartDecode& order, std::uint64_t owner) {
   if (waiting_.size() >= config_.max_waiting) {
     return refuse(resource_exhausted("the decode worker's queue is full"));
   }
-  Result<RequestPtr> made = make_request(order);
+  Result<RequestPtr> made = make_request(order, *parts_.model, *parts_.codecs);
   if (!made.ok()) return refuse(made.status());
   const RequestPtr request = *made;
+  const std::size_t needed = codec::PooledSequence::bytes_needed(
+      *request->identity.codec, request->identity.geometry, request->shape());
+  if (needed + config_.staging_bytes > parts_.pool->usage().pool) {
+    return refuse(invalid_argument(
+        "the request's KV needs " + std::to_string(needed) +
+        " bytes, more than the pool has beside its staging; lower max_tokens or n, or raise "
+        "pool_mib"));
+  }
   request->owner = owner;
+  request->received_ns = parts_.timers->now_ns();
+  request->deadline_ns = request->received_ns + std::min(order.plan().deadline_ms() * kMillisecond,
+                                                         config_.max_deadline_ns);
   request->deadline = parts_.timers->at(request->deadline_ns, [this, transfer_id] {
     fail(transfer_id, deadline_exceeded("the request's deadline passed on the decode worker"));
   });
@@ -124,21 +83,26 @@ void DecodeEngine::start(const proto::StartDecode& order, std::uint64_t owner) {
 }
 
 void DecodeEngine::admit() {
-  while (!waiting_.empty() && holding_ < config_.max_running) {
+  while (!waiting_.empty()) {
     const RequestPtr request = requests_.at(waiting_.front());
-    auto sequence = codec::PooledSequence::create(
-        *parts_.pool, request->identity.codec, request->identity.geometry,
-        request->prompt() + request->plan.max_tokens(), config_.staging_bytes);
-    if (!sequence.ok()) {
-      if (holding_ > 0) break;  // in order: a large request is not overtaken for ever
+    const std::uint32_t choices = request->plan.choices();
+    // In order: a large request is not overtaken for ever.
+    if (holding_ > 0 && holding_ + choices > config_.max_running) break;
+    auto sequences = codec::PooledSequence::create(*parts_.pool, request->identity.codec,
+                                                   request->identity.geometry, request->shape(),
+                                                   config_.staging_bytes);
+    if (!sequences.ok()) {
+      if (holding_ > 0) break;
       // Nothing will come free: the pool is smaller than its nominal size (staging, fragments).
-      fail(waiting_.front(), sequence.status());
+      fail(waiting_.front(), sequences.status());
       continue;
     }
     waiting_.pop_front();
-    request->sequence = std::move(*sequence);
-    request->holding = true;
-    ++holding_;
+    for (std::uint32_t i = 0; i < choices; ++i) {
+      request->choices[i].sequence = std::move((*sequences)[i]);
+    }
+    request->holding = choices;
+    holding_ += choices;
     begin(request);
   }
   waiting_gauge_.set(static_cast<double>(waiting_.size()));
@@ -154,26 +118,28 @@ void DecodeEngine::begin(const RequestPtr& request) {
 void DecodeEngine::receive(const RequestPtr& request) {
   const std::uint64_t transfer_id = request->identity.transfer_id;
   // The callbacks hold no reference: the receiver may keep them a little longer than the memory.
-  const std::weak_ptr<Request> weak = request;
+  const std::weak_ptr<DecodeRequest> weak = request;
   transport::ReceiveCallbacks callbacks;
   callbacks.land = [weak](std::uint32_t layer, std::uint32_t tile) -> std::span<std::byte> {
     const RequestPtr landing = weak.lock();
     if (!landing || landing->ended) return {};
     const std::uint32_t open = landing->prompt() % codec::kTileTokens;
     if (tile < landing->prompt() / codec::kTileTokens) {
-      return landing->sequence->kv().segment(layer, tile);
+      return landing->prompt_sequence().kv().segment(layer, tile);
     }
-    return landing->sequence->open_segment(layer, tile, open);
+    return landing->prompt_sequence().open_segment(layer, tile, open);
   };
-  callbacks.complete = [this, weak](std::vector<transport::FirstToken> first,
+  callbacks.complete = [this, weak](transport::FirstTokens first,
                                     const transport::TransferStats& stats) {
     const RequestPtr complete = weak.lock();
     if (!complete || complete->ended) return;
     complete->receiving = false;
-    const Status adopted =
-        first.size() == 1 ? adopt(complete) : data_loss("a commit without a first token");
-    if (!adopted.ok()) return fail(complete->identity.transfer_id, adopted);
-    received(complete, first.front(), stats);
+    if (first.choices.size() != complete->choices.size()) {
+      return fail(complete->identity.transfer_id,
+                  data_loss("a commit with another number of first tokens than choices"));
+    }
+    adopt(*complete);
+    received(complete, std::move(first), stats);
   };
   callbacks.failed = [this, weak, transfer_id](Status why) {
     if (const RequestPtr failed = weak.lock()) failed->receiving = false;
@@ -189,26 +155,32 @@ void DecodeEngine::receive(const RequestPtr& request) {
 }
 
 // The received segments become the sequence's KV.
-Status DecodeEngine::adopt(const RequestPtr& request) {
-  codec::SequenceKv& kv = request->sequence->kv();
-  const std::uint32_t tile = request->prompt() / codec::kTileTokens;
-  const std::uint32_t open = request->prompt() % codec::kTileTokens;
+void DecodeEngine::adopt(DecodeRequest& request) {
+  codec::PooledSequence& sequence = request.prompt_sequence();
+  codec::SequenceKv& kv = sequence.kv();
+  const std::uint32_t tile = request.prompt() / codec::kTileTokens;
+  const std::uint32_t open = request.prompt() % codec::kTileTokens;
   for (std::uint32_t layer = 0; open > 0 && layer < kv.geometry.layers; ++layer) {
-    const std::span<const std::byte> segment = request->sequence->open_segment(layer, tile, open);
+    const std::span<const std::byte> segment = sequence.open_segment(layer, tile, open);
     kv.codec->load_open(kv.geometry, segment, kv.open_tile(layer));
   }
-  kv.length = request->prompt();
-  request->sequence->mark_resident(tile);
-  return ok_status();
+  kv.length = request.prompt();
+  sequence.mark_resident(tile);
 }
 
-void DecodeEngine::received(const RequestPtr& request, const transport::FirstToken& first,
+void DecodeEngine::received(const RequestPtr& request, transport::FirstTokens first,
                             const transport::TransferStats& stats) {
   request->stats = stats;
-  parts_.thread->post([this, request, first] {
+  parts_.thread->post([this, request, first = std::move(first)] {
+    if (request->ended) return;
     request->ready_ns = monotonic_ns();
-    engine_->running.push_back(request);
-    accept_token(request, first.id, first.logprob);
+    share_prompt(request);
+    std::vector<model::TokenLogprob> top;
+    for (const auto& [id, logprob] : first.top) top.push_back({id, logprob});
+    for (std::size_t i = 0; i < first.choices.size(); ++i) {
+      Choice& choice = request->choices[i];
+      accept_token({request, &choice}, {first.choices[i].id, first.choices[i].logprob, top});
+    }
   });
 }
 
@@ -217,6 +189,20 @@ void DecodeEngine::cancel(std::uint64_t transfer_id, const Status& why) {
   if (found == requests_.end()) return;
   if (found->second->receiving) parts_.receiver->cancel(transfer_id, why);
   end(transfer_id);
+}
+
+void DecodeEngine::cancel_choice(std::uint64_t transfer_id, std::uint32_t index) {
+  const auto found = requests_.find(transfer_id);
+  if (found == requests_.end()) return;
+  parts_.thread->post([this, request = found->second, index] {
+    // Before its first token a choice is not ended alone: the prompt is for all of them.
+    if (request->ended || request->ready_ns == 0) return;
+    for (Choice& choice : request->choices) {
+      if (choice.index == index && !choice.ended) {
+        end_choice({request, &choice}, std::nullopt);
+      }
+    }
+  });
 }
 
 void DecodeEngine::cancel_owner(std::uint64_t owner, const Status& why) {
@@ -248,14 +234,14 @@ void DecodeEngine::end(std::uint64_t transfer_id) {
   request->ended = true;
   request->receiving = false;
   std::erase(waiting_, transfer_id);
-  const bool held = request->holding;
+  const std::uint32_t held = std::exchange(request->holding, 0);
   request.reset();
   // By way of the engine thread, which may hold the last reference: memory is free, and counts as
   // such, only after that.
   parts_.thread->post([this, held] {
     drop_ended();
     parts_.reactor([this, held] {
-      if (held) --holding_;
+      holding_ -= held;
       admit();
     });
   });
@@ -272,20 +258,23 @@ proto::BeatReply DecodeEngine::load() const {
 // ---- engine thread ----
 
 void DecodeEngine::drop_ended() {
-  auto gone = [](const RequestPtr& request) { return request->ended.load(); };
-  std::erase_if(engine_->running, gone);
-  std::erase_if(engine_->prefilling, gone);
+  std::erase_if(engine_->running,
+                [](const Row& row) { return row.request->ended || row.choice->ended; });
+  std::erase_if(engine_->prefilling,
+                [](const RequestPtr& request) { return request->ended.load(); });
 }
 
 bool DecodeEngine::step() {
   drop_ended();
-  std::vector<RequestPtr> batch = engine_->running;
+  std::vector<Row> batch = engine_->running;
   std::vector<std::uint32_t> counts(batch.size(), 1);
   std::uint32_t budget = config_.chunk_tokens;
   for (const RequestPtr& request : engine_->prefilling) {
     if (budget == 0) break;
-    counts.push_back(std::min(budget, request->prompt() - request->sequence->kv().length));
-    batch.push_back(request);
+    const std::uint32_t left = request->prompt() - request->prompt_sequence().kv().length;
+    const std::uint32_t most = request->plan.prompt_logprobs() ? kLogprobRows : budget;
+    counts.push_back(std::min({budget, left, most}));
+    batch.push_back({request, &request->choices.front()});
     budget -= counts.back();
   }
   if (batch.empty()) return false;
@@ -293,130 +282,151 @@ bool DecodeEngine::step() {
   return true;
 }
 
-void DecodeEngine::run_step(const std::vector<RequestPtr>& batch,
+void DecodeEngine::run_step(const std::vector<Row>& batch,
                             const std::vector<std::uint32_t>& counts) {
+  using Logits = model::SequenceChunk::Logits;
   std::vector<model::SequenceChunk> chunks;
   std::uint32_t rows = 0;
   for (std::size_t i = 0; i < batch.size(); ++i) {
-    Request& request = *batch[i];
-    codec::SequenceKv& kv = request.sequence->kv();
-    const bool prompt = kv.length < request.prompt();
-    const bool wanted = !prompt || kv.length + counts[i] == request.prompt();
-    const std::span<const std::int32_t> ids =
-        prompt ? std::span<const std::int32_t>(request.ids).subspan(kv.length, counts[i])
-               : std::span<const std::int32_t>(&request.last_id, 1);
-    chunks.push_back(
-        {&kv, ids,
-         wanted ? model::SequenceChunk::Logits::kLast : model::SequenceChunk::Logits::kNone});
+    const DecodeRequest& request = *batch[i].request;
+    codec::SequenceKv& kv = batch[i].choice->sequence->kv();
+    if (kv.length >= request.prompt()) {
+      chunks.push_back({&kv, {&batch[i].choice->last_id, 1}, Logits::kLast});
+    } else {
+      const bool last = kv.length + counts[i] == request.prompt();
+      const Logits wanted = request.plan.prompt_logprobs() ? Logits::kAll
+                            : last                         ? Logits::kLast
+                                                           : Logits::kNone;
+      chunks.push_back({&kv, std::span(request.ids).subspan(kv.length, counts[i]), wanted});
+    }
     rows += counts[i];
   }
   const std::uint64_t begin_ns = monotonic_ns();
-  Status status = parts_.model->forward(chunks, engine_->logits);
-  const std::uint64_t end_ns = monotonic_ns();
-  if (!status.ok()) {
-    // One bad sequence spoils its step; the others may be tried again, alone or elsewhere.
-    if (batch.size() > 1) status = internal_error(status.message());
-    for (const RequestPtr& request : batch) {
-      parts_.reactor([this, id = request->identity.transfer_id, status] { fail(id, status); });
-      request->ended = true;
-    }
-    return;
-  }
-  step_seconds_.observe(static_cast<double>(end_ns - begin_ns) * 1e-9);
+  const Status status = parts_.model->forward(chunks, engine_->logits);
+  const std::uint64_t elapsed_ns = monotonic_ns() - begin_ns;
+  if (!status.ok()) return fail_step(batch, status);
+  step_seconds_.observe(static_cast<double>(elapsed_ns) * 1e-9);
   batch_rows_.observe(rows);
   const std::uint64_t encode_ns = parts_.model->last_step().encode_ns;
   const std::size_t vocab = parts_.model->config().vocab;
-  std::size_t row = 0;
+  std::span<const float> logits(engine_->logits);
   for (std::size_t i = 0; i < batch.size(); ++i) {
-    const RequestPtr& request = batch[i];
-    const std::uint32_t length = request->sequence->kv().length;
-    request->sequence->mark_resident(length / codec::kTileTokens);
-    if (length <= request->prompt()) {  // a chunk of a local prompt
-      request->stats.prefill.prefill_ns += (end_ns - begin_ns) * counts[i] / rows;
-      request->stats.prefill.encode_ns += encode_ns * counts[i] / rows;
-      if (length < request->prompt()) continue;
-      request->ready_ns = end_ns;
-      std::erase(engine_->prefilling, request);
-      engine_->running.push_back(request);
-    } else if (request->first_decode_ns == 0) {
-      request->first_decode_ns = end_ns - request->ready_ns;
+    const Row& row = batch[i];
+    const std::size_t told = chunks[i].logits == Logits::kAll    ? counts[i]
+                             : chunks[i].logits == Logits::kLast ? 1
+                                                                 : 0;
+    const std::span<const float> own = logits.first(told * vocab);
+    logits = logits.subspan(told * vocab);
+    const std::uint32_t length = row.choice->sequence->kv().length;
+    row.choice->sequence->mark_resident(length / codec::kTileTokens);
+    if (length > row.request->prompt()) {
+      if (row.request->first_decode_ns == 0) {
+        row.request->first_decode_ns = monotonic_ns() - row.request->ready_ns;
+      }
+      next_token(row, own);
+      continue;
     }
-    const std::span<const float> logits(engine_->logits.data() + vocab * row++, vocab);
-    const std::int32_t id = model::sample(logits, request->sampling, length);
-    accept_token(request, id, model::logprob(logits, id));
+    row.request->stats.prefill.prefill_ns += elapsed_ns * counts[i] / rows;
+    row.request->stats.prefill.encode_ns += encode_ns * counts[i] / rows;
+    local_chunk(row.request, counts[i], own);
   }
 }
 
-void DecodeEngine::accept_token(const RequestPtr& request, std::int32_t id, float logprob) {
-  if (request->ended) return;
+void DecodeEngine::fail_step(const std::vector<Row>& batch, const Status& status) {
+  // One bad sequence spoils its step; the others may be tried again, alone or elsewhere.
+  const Status each = batch.size() > 1 ? internal_error(status.message()) : status;
+  for (const Row& row : batch) {
+    parts_.reactor([this, id = row.request->identity.transfer_id, each] { fail(id, each); });
+    row.request->ended = true;
+  }
+}
+
+// `count` tokens of a local prompt have been computed. logits: of all of them when their
+// log-probabilities are asked for, else of the prompt's last alone.
+void DecodeEngine::local_chunk(const RequestPtr& request, std::uint32_t count,
+                               std::span<const float> logits) {
+  const std::uint32_t length = request->prompt_sequence().kv().length;
+  if (request->plan.prompt_logprobs()) {
+    say(request, prompt_logprobs_message(*request, length - count, count, logits));
+  }
+  if (length < request->prompt()) return;
+  request->ready_ns = monotonic_ns();
+  std::erase(engine_->prefilling, request);
+  share_prompt(request);
+  const std::size_t vocab = parts_.model->config().vocab;
+  for (Choice& choice : request->choices) {
+    const Row row{request, &choice};
+    if (request->plan.max_tokens() == 0) {
+      end_choice(row, finished_message(*request, choice, "length"));
+    } else {
+      next_token(row, logits.last(vocab));
+    }
+  }
+}
+
+// The prompt is complete: every choice goes on from it.
+void DecodeEngine::share_prompt(const RequestPtr& request) {
+  for (Choice& choice : request->choices) {
+    if (&choice != &request->choices.front())
+      choice.sequence->copy_prompt(request->prompt_sequence());
+    engine_->running.push_back({request, &choice});
+  }
+}
+
+void DecodeEngine::next_token(const Row& row, std::span<const float> logits) {
+  ChosenToken token;
+  token.id = row.choice->sampler.choose(logits, engine_->adjusted);
+  if (row.request->plan.has_logprobs()) {
+    token.logprob = model::logprob(logits, token.id);
+    token.top = model::top_logprobs(logits, row.request->plan.logprobs());
+  }
+  accept_token(row, token);
+}
+
+void DecodeEngine::accept_token(const Row& row, const ChosenToken& token) {
+  const RequestPtr& request = row.request;
+  Choice& choice = *row.choice;
+  if (request->ended || choice.ended) return;
   const auto& stops = request->plan.stop_ids();
-  if (std::find(stops.begin(), stops.end(), id) != stops.end()) return finish(request, "stop");
-  proto::Envelope envelope;
-  proto::Token& token = *envelope.mutable_token();
-  token.set_request_id(request->identity.request_id);
-  token.set_transfer_id(request->identity.transfer_id);
-  token.set_attempt(request->plan.attempt());
-  token.set_position(request->prompt() + request->generated);
-  token.set_id(id);
-  token.set_logprob(logprob);
-  // What the prompt's KV cost is known with the first token, and with the second how long a decode
-  // step took; a request that ends at a stop string or with its client never gets to Finished.
-  if (request->generated < 2) fill_usage(*request, *token.mutable_usage());
-  request->last_id = id;
-  ++request->generated;
+  if (std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
+    return end_choice(row, finished_message(*request, choice, "stop"));
+  }
+  say(request, token_message(*request, choice, token));
+  choice.sampler.append(token.id);
+  choice.last_id = token.id;
+  ++choice.generated;
   tokens_.add();
-  parts_.reactor([this, request, envelope = std::move(envelope)] {
+  if (choice.generated == request->plan.max_tokens()) {
+    end_choice(row, finished_message(*request, choice, "length"));
+  }
+}
+
+void DecodeEngine::say(const RequestPtr& request, proto::Envelope message) {
+  parts_.reactor([this, request, message = std::move(message)] {
     // Cancelled meanwhile: the gateway has let go of it.
     if (!requests_.contains(request->identity.transfer_id)) return;
-    parts_.reply(request->owner, envelope);
-  });
-  if (request->generated == request->plan.max_tokens()) finish(request, "length");
-}
-
-void DecodeEngine::finish(const RequestPtr& request, const char* reason) {
-  proto::Envelope envelope;
-  proto::Finished& finished = *envelope.mutable_finished();
-  finished.set_request_id(request->identity.request_id);
-  finished.set_transfer_id(request->identity.transfer_id);
-  finished.set_attempt(request->plan.attempt());
-  finished.set_reason(reason);
-  fill_usage(*request, *finished.mutable_usage());
-  request->ended = true;
-  parts_.reactor([this, id = request->identity.transfer_id, envelope = std::move(envelope)] {
-    const auto found = requests_.find(id);
-    if (found == requests_.end()) return;
-    parts_.reply(found->second->owner, envelope);
-    end(id);
+    parts_.reply(request->owner, message);
   });
 }
 
-void DecodeEngine::fill_usage(const Request& request, proto::KvUsage& usage) const {
-  const codec::KvGeometry& geometry = request.identity.geometry;
-  const codec::Codec& codec = *request.identity.codec;
-  const double values = static_cast<double>(geometry.values_per_token()) * request.prompt();
-  const std::uint32_t closed = request.prompt() / codec::kTileTokens;
-  const std::uint32_t open = request.prompt() % codec::kTileTokens;
-  std::size_t bytes = request.stats.wire_bytes;
-  if (!request.remote_prefill) {  // what the prompt occupies here
-    for (std::uint32_t tile = 0; tile < closed; ++tile) {
-      bytes += codec::SequenceKv::block_bytes(codec, geometry, tile);
-    }
-    if (open > 0) bytes += geometry.layers * codec.segment_bytes(geometry, closed, open);
-  }
-  auto ms = [](std::uint64_t ns) { return static_cast<double>(ns) * 1e-6; };
-  usage.set_values(static_cast<std::uint64_t>(values));
-  usage.set_raw_bytes(static_cast<std::uint64_t>(values) * 2);
-  usage.set_sent_bytes(request.stats.wire_bytes);
-  usage.set_bits_per_value(static_cast<double>(bytes) * 8 / values);
-  usage.set_closed_bits_per_value(
-      static_cast<double>(codec::SequenceKv::block_bytes(codec, geometry, 1)) * 8 /
-      (static_cast<double>(geometry.values_per_token()) * codec::kTileTokens));
-  usage.set_queue_ms(ms(request.stats.prefill.queue_ns));
-  usage.set_prefill_ms(ms(request.stats.prefill.prefill_ns));
-  usage.set_encode_ms(ms(request.stats.prefill.encode_ns));
-  usage.set_transfer_ms(ms(request.stats.last_data_ns - request.stats.first_data_ns));
-  usage.set_first_decode_ms(ms(request.first_decode_ns));
-  usage.set_remote_prefill(request.remote_prefill);
+// last_word: none when the gateway has ended the choice. What the choice held alone comes free now,
+// the prompt's blocks with the last choice.
+void DecodeEngine::end_choice(const Row& row, std::optional<proto::Envelope> last_word) {
+  row.choice->ended = true;
+  row.choice->sequence.reset();
+  auto& choices = row.request->choices;
+  const bool last =
+      std::all_of(choices.begin(), choices.end(), [](const Choice& each) { return each.ended; });
+  if (last) row.request->ended = true;
+  if (last_word) say(row.request, std::move(*last_word));
+  parts_.reactor([this, request = row.request, last] {
+    const std::uint64_t id = request->identity.transfer_id;
+    if (last) return end(id);
+    if (!requests_.contains(id)) return;
+    --request->holding;
+    --holding_;
+    admit();
+  });
 }
 
 }  // namespace kvferry::decode

@@ -1,9 +1,11 @@
 // Decode's engine: reserves memory for a request, receives its prompt's KV (or computes a short
 // prompt itself), and generates with continuous batching: requests join and leave between steps.
 //
-// A request goes waiting -> receiving (or prefilling, when local) -> running -> gone. The reactor
-// owns it until it is handed to the engine thread, and both let go of it when it ends; its memory
-// goes back to the pool when the last of them has, and the next waiting request is then admitted.
+// A request has one prompt and one or more choices: answers that go on from it, each a sequence of
+// its own that shares the prompt's closed tiles. It goes waiting -> receiving (or prefilling, when
+// local) -> running -> gone. The reactor owns it until it is handed to the engine thread, and both
+// let go of it when it ends; its memory goes back to the pool when the last of them has, and the
+// next waiting request is then admitted.
 //
 // Thread contract: start, cancel, load and the receiver's callbacks run on the reactor's thread;
 // step runs on the engine thread.
@@ -15,6 +17,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/clock.h"
@@ -30,8 +34,11 @@
 
 namespace kvferry::decode {
 
+struct ChosenToken;
+struct DecodeRequest;
+
 struct DecodeConfig {
-  std::uint32_t max_running = 32;    // requests that hold memory: receiving, prefilling or running
+  std::uint32_t max_running = 32;    // choices that hold memory: receiving, prefilling or running
   std::uint32_t max_waiting = 256;   // beyond: refused
   std::uint32_t chunk_tokens = 256;  // of local prompts in one step, beside the running requests
   std::uint64_t max_deadline_ns = 3600 * kSecond;
@@ -65,21 +72,22 @@ class DecodeEngine {
   // order.
   void start(const proto::StartDecode& order, std::uint64_t owner);
   void cancel(std::uint64_t transfer_id, const Status& why);
+  // Ends one choice of which tokens have come, without a word. The others go on.
+  void cancel_choice(std::uint64_t transfer_id, std::uint32_t index);
   void cancel_owner(std::uint64_t owner, const Status& why);  // all of its orders
   proto::BeatReply load() const;
   std::size_t active() const { return requests_.size(); }
 
  private:
-  struct Request;
+  struct Row;
   struct EngineState;
-  using RequestPtr = std::shared_ptr<Request>;
+  using RequestPtr = std::shared_ptr<DecodeRequest>;
 
-  Result<RequestPtr> make_request(const proto::StartDecode& order) const;
   void admit();
   void begin(const RequestPtr& request);
   void receive(const RequestPtr& request);
-  Status adopt(const RequestPtr& request);
-  void received(const RequestPtr& request, const transport::FirstToken& first,
+  static void adopt(DecodeRequest& request);
+  void received(const RequestPtr& request, transport::FirstTokens first,
                 const transport::TransferStats& stats);
   void end(std::uint64_t transfer_id);
   void fail(std::uint64_t transfer_id, const Status& status);
@@ -87,16 +95,20 @@ class DecodeEngine {
   // Engine thread.
   bool step();
   void drop_ended();
-  void run_step(const std::vector<RequestPtr>& batch, const std::vector<std::uint32_t>& counts);
-  void accept_token(const RequestPtr& request, std::int32_t id, float logprob);
-  void finish(const RequestPtr& request, const char* reason);
-  void fill_usage(const Request& request, proto::KvUsage& usage) const;
+  void run_step(const std::vector<Row>& batch, const std::vector<std::uint32_t>& counts);
+  void fail_step(const std::vector<Row>& batch, const Status& status);
+  void local_chunk(const RequestPtr& request, std::uint32_t count, std::span<const float> logits);
+  void share_prompt(const RequestPtr& request);
+  void next_token(const Row& row, std::span<const float> logits);
+  void accept_token(const Row& row, const ChosenToken& token);
+  void say(const RequestPtr& request, proto::Envelope message);
+  void end_choice(const Row& row, std::optional<proto::Envelope> last_word);
 
   DecodeParts parts_;
   DecodeConfig config_;
   std::map<std::uint64_t, RequestPtr> requests_;  // by transfer id; reactor's
   std::deque<std::uint64_t> waiting_;             // in order of arrival; reactor's
-  std::uint32_t holding_ = 0;                     // admitted and not yet ended; reactor's
+  std::uint32_t holding_ = 0;                     // choices admitted and not yet ended; reactor's
   std::unique_ptr<EngineState> engine_;           // engine thread's
   Counter& tokens_;
   Histogram& step_seconds_;

@@ -189,6 +189,8 @@ void RequestManager::send_orders(const Request& request) {
   const std::uint64_t now_ns = parts_.timers->now_ns();
   const std::uint64_t left_ns = request.deadline_ns > now_ns ? request.deadline_ns - now_ns : 0;
   plan.set_deadline_ms(std::max<std::uint64_t>(1, left_ns / kMillisecond));
+  plan.mutable_sampling()->set_repetition_penalty(1);
+  plan.set_choices(1);
   plan.set_prompt_tokens(static_cast<std::uint32_t>(generation.prompt.size()));
   decode.mutable_start_decode()->set_remote_prefill(attempt.route.prefill.has_value());
   parts_.send(attempt.route.decode, decode);

@@ -1,11 +1,12 @@
 #include "prefill/prefill_engine.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/log.h"
 #include "cluster/messages.h"
-#include "model/sampling.h"
+#include "model/choice_sampler.h"
 
 namespace kvferry::prefill {
 
@@ -14,7 +15,8 @@ struct PrefillEngine::Job {
   std::uint64_t owner = 0;
   std::uint32_t attempt = 0;
   std::vector<std::int32_t> ids;
-  model::SamplingParams sampling;
+  std::vector<model::ChoiceSampler> choices;
+  std::optional<std::uint32_t> logprobs;  // most probable tokens to tell
   std::uint64_t received_ns = 0;
   std::atomic<bool> cancelled{false};
 
@@ -26,7 +28,7 @@ struct PrefillEngine::Job {
 struct PrefillEngine::EngineState {
   std::deque<std::shared_ptr<Job>> waiting;  // granted, no memory yet
   std::vector<std::shared_ptr<Job>> running;
-  std::vector<float> logits;
+  std::vector<float> logits, adjusted;
 };
 
 PrefillEngine::PrefillEngine(PrefillParts parts, PrefillConfig config)
@@ -57,7 +59,7 @@ Result<PrefillEngine::JobPtr> PrefillEngine::make_job(const proto::StartPrefill&
     return invalid_argument("a prompt has 1 to " + std::to_string(config.context) +
                             " tokens, not " + std::to_string(plan.ids_size()));
   }
-  KVF_RETURN_IF_ERROR(cluster::check_ids(plan, config.vocab));
+  KVF_RETURN_IF_ERROR(cluster::check_plan(plan, config.vocab));
   job->ids.assign(plan.ids().begin(), plan.ids().end());
   job->identity.request_id = plan.request_id();
   job->identity.transfer_id = plan.transfer_id();
@@ -66,11 +68,15 @@ Result<PrefillEngine::JobPtr> PrefillEngine::make_job(const proto::StartPrefill&
   job->identity.tokens = static_cast<std::uint32_t>(job->ids.size());
   job->identity.geometry = config.kv_geometry();
   job->attempt = plan.attempt();
-  job->sampling = {plan.sampling().temperature(), plan.sampling().top_k(), plan.sampling().top_p(),
-                   plan.sampling().seed(), plan.sampling().choice()};
+  job->choices.emplace_back(cluster::sampling_params<model::SamplingParams>(plan), job->ids,
+                            plan.prompt_tokens());
+  for (std::uint32_t i = 1; i < plan.choices(); ++i) {
+    job->choices.push_back(job->choices.front().for_choice(plan.first_choice() + i));
+  }
+  if (plan.has_logprobs()) job->logprobs = plan.logprobs();
   job->received_ns = parts_.timers->now_ns();
   const std::size_t needed = codec::PooledSequence::bytes_needed(
-      *job->identity.codec, job->identity.geometry, job->identity.tokens);
+      *job->identity.codec, job->identity.geometry, {job->identity.tokens, job->identity.tokens});
   if (needed + config_.staging_bytes > parts_.pool->usage().pool) {
     return invalid_argument("the prompt's KV needs " + std::to_string(needed) +
                             " bytes, more than the pool has beside its staging; raise pool_mib");
@@ -188,15 +194,15 @@ void PrefillEngine::drop_cancelled() {
 void PrefillEngine::admit() {
   while (!engine_->waiting.empty()) {
     const JobPtr& job = engine_->waiting.front();
-    auto sequence =
-        codec::PooledSequence::create(*parts_.pool, job->identity.codec, job->identity.geometry,
-                                      job->identity.tokens, config_.staging_bytes);
-    if (!sequence.ok()) {
+    auto sequences = codec::PooledSequence::create(
+        *parts_.pool, job->identity.codec, job->identity.geometry,
+        {job->identity.tokens, job->identity.tokens}, config_.staging_bytes);
+    if (!sequences.ok()) {
       // Memory comes back as earlier transfers are acknowledged, which posts and so wakes the
       // engine. make_job has seen that the pool as a whole suffices.
       return;
     }
-    job->sequence = std::move(*sequence);
+    job->sequence = std::move(sequences->front());
     job->timings.queue_ns = parts_.timers->now_ns() - job->received_ns;
     queue_seconds_.observe(static_cast<double>(job->timings.queue_ns) * 1e-9);
     engine_->running.push_back(job);
@@ -280,14 +286,19 @@ Status PrefillEngine::push_open_tile(const JobPtr& job) {
 }
 
 void PrefillEngine::commit(const JobPtr& job, std::span<const float> logits) {
-  transport::FirstToken first;
-  first.id = model::sample(logits, job->sampling, job->identity.tokens);
-  first.logprob = model::logprob(logits, first.id);
+  transport::FirstTokens first;
+  for (const model::ChoiceSampler& choice : job->choices) {
+    const std::int32_t id = choice.choose(logits, engine_->adjusted);
+    first.choices.push_back({id, job->logprobs ? model::logprob(logits, id) : 0.0f});
+  }
+  for (const auto& [id, logprob] : model::top_logprobs(logits, job->logprobs.value_or(0))) {
+    first.top.push_back({id, logprob});
+  }
   prefill_seconds_.observe(static_cast<double>(job->timings.prefill_ns) * 1e-9);
   std::erase(engine_->running, job);
-  parts_.reactor([this, job, first, timings = job->timings] {
+  parts_.reactor([this, job, first = std::move(first), timings = job->timings] {
     if (job->cancelled) return;
-    parts_.sender->commit(job->identity.transfer_id, {first}, timings);
+    parts_.sender->commit(job->identity.transfer_id, first, timings);
   });
 }
 

@@ -11,7 +11,7 @@ namespace kvferry::transport {
 namespace {
 
 static_assert(kMaxSpecBytes + 64 <= kMaxControlPayloadBytes);
-static_assert(kMaxChoices * 8 + 64 <= kMaxControlPayloadBytes);
+static_assert((kMaxChoices + kMaxTopTokens) * 8 + 64 <= kMaxControlPayloadBytes);
 static_assert(kMaxBeatTransfers * 8 + 8 <= kMaxControlPayloadBytes);
 static_assert(kMaxReasonBytes <= kMaxControlPayloadBytes);
 
@@ -66,15 +66,18 @@ Result<GrantBody> decode_grant(std::span<const std::byte> payload) {
 std::vector<std::byte> encode_commit(const CommitBody& body) {
   ByteWriter out;
   out.put(body.frames);
-  out.put(static_cast<std::uint32_t>(body.first_tokens.size()));
+  out.put(static_cast<std::uint32_t>(body.first_tokens.choices.size()));
   out.put(body.digest);
   out.put(body.payload_bytes);
   out.put(body.timings.prefill_ns);
   out.put(body.timings.encode_ns);
   out.put(body.timings.queue_ns);
-  for (const FirstToken& token : body.first_tokens) {
-    out.put(token.id);
-    out.put(token.logprob);
+  out.put(static_cast<std::uint32_t>(body.first_tokens.top.size()));
+  for (const auto* tokens : {&body.first_tokens.choices, &body.first_tokens.top}) {
+    for (const FirstToken& token : *tokens) {
+      out.put(token.id);
+      out.put(token.logprob);
+    }
   }
   return out.take();
 }
@@ -89,15 +92,17 @@ Result<CommitBody> decode_commit(std::span<const std::byte> payload) {
   body.timings.prefill_ns = in.get<std::uint64_t>();
   body.timings.encode_ns = in.get<std::uint64_t>();
   body.timings.queue_ns = in.get<std::uint64_t>();
-  if (!in.ok() || choices == 0 || choices > kMaxChoices || std::size_t{choices} * 8 != in.left()) {
+  const auto top = in.get<std::uint32_t>();
+  if (!in.ok() || choices == 0 || choices > kMaxChoices || top > kMaxTopTokens ||
+      (std::size_t{choices} + top) * 8 != in.left()) {
     return malformed("COMMIT");
   }
-  for (std::uint32_t i = 0; i < choices; ++i) {
+  for (std::uint32_t i = 0; i < choices + top; ++i) {
     FirstToken token;
     token.id = in.get<std::int32_t>();
     token.logprob = in.get<float>();
     if (token.id < 0 || std::isnan(token.logprob)) return malformed("COMMIT");
-    body.first_tokens.push_back(token);
+    (i < choices ? body.first_tokens.choices : body.first_tokens.top).push_back(token);
   }
   return body;
 }

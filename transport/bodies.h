@@ -19,6 +19,7 @@ namespace kvferry::transport {
 
 inline constexpr std::size_t kMaxSpecBytes = 4096;      // of a codec spec in WANT
 inline constexpr std::size_t kMaxChoices = 1024;        // first tokens in COMMIT
+inline constexpr std::size_t kMaxTopTokens = 64;        // most probable tokens in COMMIT
 inline constexpr std::size_t kMaxBeatTransfers = 1024;  // ids in one BEAT; more take more frames
 inline constexpr std::size_t kMaxReasonBytes = 1024;    // text of REFUSE and RELEASE, cut to this
 
@@ -38,7 +39,7 @@ struct CommitBody {
   std::uint64_t digest = 0;         // SegmentDigest over all (layer, tile)
   std::uint64_t payload_bytes = 0;  // of these frames, each counted once
   TransferTimings timings;
-  std::vector<FirstToken> first_tokens;
+  FirstTokens first_tokens;
 };
 
 std::vector<std::byte> encode_want(const WantBody& body);

@@ -33,7 +33,7 @@ enum class FrameType : std::uint16_t {
 inline constexpr std::uint16_t kLastFrameType = 12;
 
 inline constexpr std::uint32_t kFrameMagic = 0x3146564B;  // "KVF1"
-inline constexpr std::uint16_t kFrameVersion = 1;
+inline constexpr std::uint16_t kFrameVersion = 2;
 inline constexpr std::uint32_t kMaxPayloadBytes = 4u << 20;          // of a DATA frame
 inline constexpr std::uint32_t kMaxControlPayloadBytes = 16u << 10;  // of any other
 inline constexpr std::uint32_t kGridTokens = 64;                     // tokens of a whole tile

@@ -37,10 +37,15 @@ struct TransferIdentity {
 // token).
 std::uint64_t layout_fingerprint(const codec::KvGeometry& geometry, const codec::Codec& codec);
 
-// The first token of a choice, chosen by prefill from the prompt's last logits.
 struct FirstToken {
   std::int32_t id = 0;
   float logprob = 0;
+};
+
+// What prefill chose from the prompt's last logits, which are the same for all choices.
+struct FirstTokens {
+  std::vector<FirstToken> choices;  // the first token of each
+  std::vector<FirstToken> top;      // the most probable tokens, where the request asks for them
 };
 
 struct TransferTimings {         // of one transfer, measured where it is named
@@ -67,7 +72,7 @@ struct ReceiveCallbacks {
   // both sides. Must not call back into the receiver.
   std::function<std::span<std::byte>(std::uint32_t layer, std::uint32_t tile)> land;
   // All resident and committed. Called once; then the transfer is over for the receiver.
-  std::function<void(std::vector<FirstToken>, const TransferStats&)> complete;
+  std::function<void(FirstTokens, const TransferStats&)> complete;
   // Over without completion: refused frames exhausted, released by the sender, channel lost,
   // deadline or lease passed, never wanted in time. Called at most once, never after complete.
   // `land`ed memory is not touched after it.
@@ -116,7 +121,7 @@ class KvSender {
   virtual void push(std::uint64_t transfer_id, std::uint32_t layer, std::uint32_t first_tile,
                     std::vector<std::span<const std::byte>> segments) = 0;
   // All segments have been pushed.
-  virtual void commit(std::uint64_t transfer_id, std::vector<FirstToken> first_tokens,
+  virtual void commit(std::uint64_t transfer_id, FirstTokens first_tokens,
                       const TransferTimings& timings) = 0;
   // Gives the transfer up and tells the receiver why. `failed` follows when no send is in flight.
   virtual void cancel(std::uint64_t transfer_id, const Status& why) = 0;

@@ -76,7 +76,7 @@ Status SendSide::check_push(const Transfer& t, std::uint32_t layer, std::uint32_
   return ok_status();
 }
 
-void SendSide::commit(std::uint64_t transfer_id, std::vector<FirstToken> first_tokens,
+void SendSide::commit(std::uint64_t transfer_id, FirstTokens first_tokens,
                       const TransferTimings& timings) {
   Transfer* t = find_open(transfer_id);
   if (t == nullptr) return;
@@ -84,7 +84,8 @@ void SendSide::commit(std::uint64_t transfer_id, std::vector<FirstToken> first_t
   if (t->to_push != 0) {
     return end(*t, failed_precondition("committed before every segment was pushed"), true);
   }
-  if (first_tokens.empty() || first_tokens.size() > kMaxChoices) {
+  if (first_tokens.choices.empty() || first_tokens.choices.size() > kMaxChoices ||
+      first_tokens.top.size() > kMaxTopTokens) {
     return end(*t, invalid_argument("commit without first tokens, or with too many"), true);
   }
   CommitBody body;

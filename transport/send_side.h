@@ -33,7 +33,7 @@ class SendSide : public KvSender {
               std::uint64_t deadline_ns, SendCallbacks callbacks) override;
   void push(std::uint64_t transfer_id, std::uint32_t layer, std::uint32_t first_tile,
             std::vector<std::span<const std::byte>> segments) override;
-  void commit(std::uint64_t transfer_id, std::vector<FirstToken> first_tokens,
+  void commit(std::uint64_t transfer_id, FirstTokens first_tokens,
               const TransferTimings& timings) override;
   void cancel(std::uint64_t transfer_id, const Status& why) override;
   std::size_t active() const override { return transfers_.size(); }

@@ -162,12 +162,15 @@ Result<Answer> Undisturbed::answer(const Ask& ask) {
   plan.mutable_sampling()->set_temperature(ask.temperature);
   plan.mutable_sampling()->set_top_p(1);
   plan.mutable_sampling()->set_seed(ask.seed);
+  plan.mutable_sampling()->set_repetition_penalty(1);
+  plan.set_prompt_tokens(static_cast<std::uint32_t>(ask.prompt.size()));
+  plan.set_choices(1);
   plan.set_deadline_ms(300'000);
   KVF_ASSIGN_OR_RETURN(const auto result, impl_->cluster->answer(plan));
   Answer answer;
   answer.status = 200;
-  answer.ids = result.ids;
-  answer.finish_reason = result.finish_reason;
+  answer.ids = result.choices.front().ids();
+  answer.finish_reason = result.choices.front().finish_reason;
   return answer;
 }
 

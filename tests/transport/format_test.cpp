@@ -109,7 +109,7 @@ TEST(WireFormatDocument, ExampleIsWhatHappens) {
   happened.emplace_back(release.first, "128");  // RELEASE ok says nothing
   EXPECT_EQ(release.second, "128");
   EXPECT_EQ(documented, happened);
-  EXPECT_EQ(t.stats.wire_bytes, 1819u);
+  EXPECT_EQ(t.stats.wire_bytes, 1823u);
   EXPECT_EQ(t.stats.payload_bytes, 704u);
 }
 
@@ -123,15 +123,22 @@ TEST(Bodies, RoundTripAndLimits) {
   EXPECT_FALSE(decode_want(encode_want(want)).ok());
 
   CommitBody commit;
-  commit.first_tokens.assign(kMaxChoices, {7, -1.5f});
+  commit.first_tokens.choices.assign(kMaxChoices, {7, -1.5f});
+  commit.first_tokens.top.assign(kMaxTopTokens, {8, -2.5f});
   const auto committed = decode_commit(encode_commit(commit));
   ASSERT_TRUE(committed.ok());
-  EXPECT_EQ(committed->first_tokens.size(), kMaxChoices);
-  commit.first_tokens.emplace_back();
+  EXPECT_EQ(committed->first_tokens.choices.size(), kMaxChoices);
+  EXPECT_EQ(committed->first_tokens.choices.back().id, 7);
+  EXPECT_EQ(committed->first_tokens.top.size(), kMaxTopTokens);
+  EXPECT_EQ(committed->first_tokens.top.front().logprob, -2.5f);
+  commit.first_tokens.top.emplace_back();
   EXPECT_FALSE(decode_commit(encode_commit(commit)).ok());
-  commit.first_tokens.assign(1, {-1, 0});
+  commit.first_tokens.top.clear();
+  commit.first_tokens.choices.emplace_back();
+  EXPECT_FALSE(decode_commit(encode_commit(commit)).ok());
+  commit.first_tokens.choices.assign(1, {-1, 0});
   EXPECT_FALSE(decode_commit(encode_commit(commit)).ok()) << "no such token";
-  commit.first_tokens.clear();
+  commit.first_tokens.choices.clear();
   EXPECT_FALSE(decode_commit(encode_commit(commit)).ok()) << "nothing to answer with";
 
   EXPECT_TRUE(decode_beat(encode_beat(std::vector<std::uint64_t>(kMaxBeatTransfers))).ok());

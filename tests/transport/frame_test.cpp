@@ -77,7 +77,7 @@ TEST(Frame, SealedNonsenseIsRefused) {
   EXPECT_TRUE(refused([](FrameHeader& h) { h.token_count = 129; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.first_tile = 0x4000002; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.tile_count = 0xffffffff; }, 10));
-  EXPECT_TRUE(refused([](FrameHeader& h) { h.version = 2; }, 10));
+  EXPECT_TRUE(refused([](FrameHeader& h) { h.version = 1; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.magic = 1; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.type = FrameType{0}; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.type = FrameType{13}; }, 10));

@@ -117,7 +117,7 @@ void start(Side& p, Side& d, Transfer& t) {
           t.segments.begin() + layer * t.tiles(), t.segments.begin() + (layer + 1) * t.tiles());
       p.hub->sender().push(t.identity.transfer_id, layer, 0, std::move(segments));
     }
-    p.hub->sender().commit(t.identity.transfer_id, {{1, 0}}, {});
+    p.hub->sender().commit(t.identity.transfer_id, {{{1, 0}}, {}}, {});
   });
 }
 

@@ -77,9 +77,9 @@ Status World::expect(TestTransfer& t, std::uint64_t deadline_in_ns) {
     t.landed[index].resize(t.segments[index].size());
     return t.landed[index];
   };
-  callbacks.complete = [&t](std::vector<FirstToken> first, const TransferStats& stats) {
+  callbacks.complete = [&t](FirstTokens first, const TransferStats& stats) {
     ++t.completed;
-    t.first_tokens = std::move(first);
+    t.first_tokens = std::move(first.choices);
     t.stats = stats;
   };
   callbacks.failed = [&t](const Status& why) {
@@ -115,7 +115,7 @@ void World::push_all(TestTransfer& t) {
 }
 
 void World::commit(TestTransfer& t) {
-  p->hub.sender().commit(t.identity.transfer_id, {{42, -0.5f}}, {1, 2, 3});
+  p->hub.sender().commit(t.identity.transfer_id, {{{42, -0.5f}}, {}}, {1, 2, 3});
 }
 
 void World::run(TestTransfer& t) {

@@ -146,8 +146,8 @@ class Helper {
                                                   std::min(64u, state->job.tokens - tile * 64)));
       return memory;
     };
-    callbacks.complete = [state](const std::vector<FirstToken>& first, const TransferStats& stats) {
-      bool right = first.size() == 1 && first[0].id == 42;
+    callbacks.complete = [state](const FirstTokens& first, const TransferStats& stats) {
+      bool right = first.choices.size() == 1 && first.choices[0].id == 42;
       for (const auto& [where, bytes] : state->landed) {
         right = right && bytes == state->job.segment(where.first, where.second);
       }
@@ -186,7 +186,7 @@ class Helper {
           state->segments.begin() + (layer + 1) * job.tiles());
       hub_->sender().push(job.id, layer, 0, std::move(segments));
     }
-    if (commit) hub_->sender().commit(job.id, {{42, -1}}, {});
+    if (commit) hub_->sender().commit(job.id, {{{42, -1}}, {}}, {});
   }
 
   boost::asio::io_context io_;

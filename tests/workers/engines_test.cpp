@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <functional>
 #include <future>
 #include <thread>
 
@@ -10,7 +11,8 @@
 #include "base/compute_pool.h"
 #include "base/hash.h"
 #include "cli/in_process.h"
-#include "model/sampling.h"
+#include "cluster/messages.h"
+#include "model/choice_sampler.h"
 
 namespace kvferry {
 namespace {
@@ -85,30 +87,50 @@ class Engines : public testing::Test {
     plan.mutable_sampling()->set_temperature(temperature);
     plan.mutable_sampling()->set_top_p(1);
     plan.mutable_sampling()->set_seed(5);
+    plan.mutable_sampling()->set_repetition_penalty(1);
+    plan.set_prompt_tokens(static_cast<std::uint32_t>(ids.size()));
+    plan.set_choices(1);
     plan.set_deadline_ms(120'000);
     return plan;
   }
 
-  // The same by hand: the whole prompt in one step, then a token at a time.
-  static std::vector<std::int32_t> by_hand(const proto::Plan& plan) {
+  // The same by hand: the whole prompt in one step, then a token at a time, for one of the choices.
+  static std::vector<std::int32_t> by_hand(const proto::Plan& plan, std::uint32_t choice = 0) {
     auto codec = codecs_->find(plan.codec());
     EXPECT_TRUE(codec.ok());
     const std::vector<std::int32_t> ids(plan.ids().begin(), plan.ids().end());
     const std::uint32_t total = static_cast<std::uint32_t>(ids.size()) + plan.max_tokens();
     codec::OwnedSequenceKv kv(*codec, model_->config().kv_geometry(), total);
-    const model::SamplingParams sampling{plan.sampling().temperature(), plan.sampling().top_k(),
-                                         plan.sampling().top_p(), plan.sampling().seed(), 0};
+    model::ChoiceSampler sampler(cluster::sampling_params<model::SamplingParams>(plan), ids,
+                                 plan.prompt_tokens());
+    sampler = sampler.for_choice(choice);
     std::vector<std::int32_t> answer;
     std::span<const std::int32_t> next = ids;
-    std::vector<float> logits;
+    std::vector<float> logits, scratch;
     while (answer.size() < plan.max_tokens()) {
       const model::SequenceChunk chunk{&kv.kv(), next, model::SequenceChunk::Logits::kLast};
       const Status status = model_->forward({&chunk, 1}, logits);
       EXPECT_TRUE(status.ok()) << status.to_string();
-      answer.push_back(model::sample(logits, sampling, kv.kv().length));
+      answer.push_back(sampler.choose(logits, scratch));
+      sampler.append(answer.back());
       next = {&answer.back(), 1};
     }
     return answer;
+  }
+
+  // Something of every kind that depends on the tokens before.
+  static void penalize(proto::Plan& plan) {
+    proto::Sampling& sampling = *plan.mutable_sampling();
+    sampling.set_presence_penalty(0.7f);
+    sampling.set_frequency_penalty(0.4f);
+    sampling.set_repetition_penalty(1.3f);
+    sampling.set_min_p(0.01f);
+    sampling.set_min_tokens(6);
+    for (const std::int32_t id : {40, 41, 42}) {
+      proto::LogitBias& bias = *sampling.add_logit_bias();
+      bias.set_id(id);
+      bias.set_bias(3);
+    }
   }
 
   static ComputePool* pool_;
@@ -138,8 +160,9 @@ TEST_F(Engines, AnswerAsAPlainLoopOverTheModel) {
       plans[i].set_transfer_id(1000 + 2 * i + remote);
       const auto answer = cluster_->answer(plans[i], remote);
       ASSERT_TRUE(answer.ok()) << answer.status().to_string();
-      EXPECT_EQ(answer->ids, expected[i]) << plans[i].codec() << ", length " << plans[i].ids_size();
-      EXPECT_EQ(answer->finish_reason, "length");
+      EXPECT_EQ(answer->choices.front().ids(), expected[i])
+          << plans[i].codec() << ", length " << plans[i].ids_size();
+      EXPECT_EQ(answer->choices.front().finish_reason, "length");
       EXPECT_EQ(answer->usage.remote_prefill(), remote);
       EXPECT_EQ(answer->usage.raw_bytes(), 2048u * plans[i].ids_size());
       EXPECT_EQ(answer->usage.sent_bytes() > 0, remote);
@@ -158,8 +181,8 @@ TEST_F(Engines, StopIdsEndTheAnswerAndAreNotSent) {
     stopped.add_stop_ids(expected[stop]);
     const auto answer = cluster_->answer(stopped);
     ASSERT_TRUE(answer.ok()) << answer.status().to_string();
-    EXPECT_EQ(answer->ids, std::vector<std::int32_t>(expected.begin(), first));
-    EXPECT_EQ(answer->finish_reason, "stop");
+    EXPECT_EQ(answer->choices.front().ids(), std::vector<std::int32_t>(expected.begin(), first));
+    EXPECT_EQ(answer->choices.front().finish_reason, "stop");
   }
   expect_idle_pools();
 }
@@ -195,6 +218,171 @@ TEST_F(Engines, ManyAtOnceAnswerAsAlone) {
   expect_idle_pools();
 }
 
+TEST_F(Engines, ChoicesShareAPromptAndAnswerAsAlone) {
+  std::vector<proto::Plan> plans;
+  for (const std::uint32_t length : {1u, 63u, 64u, 65u, 300u}) {
+    plans.push_back(plan(prompt(length, length), codecs_->specs()[length % 3], 1.2f, 70));
+    plans.back().set_first_choice(length % 2);
+    plans.back().set_choices(4);
+    if (length % 2 == 0) penalize(plans.back());
+  }
+  std::vector<std::vector<std::vector<std::int32_t>>> expected;
+  for (const proto::Plan& each : plans) {
+    expected.emplace_back();
+    for (std::uint32_t i = 0; i < each.choices(); ++i) {
+      expected.back().push_back(by_hand(each, each.first_choice() + i));
+    }
+    EXPECT_NE(expected.back()[0], expected.back()[1]);
+  }
+  start();
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    for (const bool remote : {true, false}) {
+      plans[i].set_transfer_id(2000 + 2 * i + remote);
+      const auto answer = cluster_->answer(plans[i], remote);
+      ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+      ASSERT_EQ(answer->choices.size(), 4u);
+      for (std::uint32_t choice = 0; choice < 4; ++choice) {
+        EXPECT_EQ(answer->choices[choice].ids(), expected[i][choice])
+            << "length " << plans[i].ids_size() << ", choice " << choice << ", remote " << remote;
+        EXPECT_EQ(answer->choices[choice].finish_reason, "length");
+      }
+      // One prompt, one transfer.
+      EXPECT_EQ(answer->usage.raw_bytes(), 2048u * plans[i].ids_size());
+    }
+  }
+  expect_idle_pools();
+}
+
+TEST_F(Engines, PenaltiesGoOnWhereAnotherWorkerStopped) {
+  start();
+  for (const float temperature : {0.0f, 0.9f}) {
+    proto::Plan whole = plan(prompt(8, 90), "raw", temperature, 40);
+    penalize(whole);
+    const std::vector<std::int32_t> expected = by_hand(whole);
+    proto::Plan plain = plan(prompt(8, 90), "raw", temperature, 40);
+    EXPECT_NE(expected, by_hand(plain)) << "the penalties change nothing";
+    for (const std::size_t done : {0u, 1u, 3u, 17u, 39u}) {
+      proto::Plan rest = whole;
+      rest.set_transfer_id(3000 + done + (temperature > 0 ? 100 : 0));
+      rest.mutable_ids()->Add(expected.begin(), expected.begin() + done);
+      rest.set_max_tokens(static_cast<std::uint32_t>(40 - done));
+      const auto answer = cluster_->answer(rest, done % 2 == 1);
+      ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+      EXPECT_EQ(answer->choices.front().ids(),
+                std::vector<std::int32_t>(expected.begin() + done, expected.end()))
+          << done;
+    }
+  }
+  expect_idle_pools();
+}
+
+TEST_F(Engines, MinTokensKeepStopIdsAway) {
+  const proto::Plan whole = plan(prompt(3, 200), "raw");
+  const std::vector<std::int32_t> expected = by_hand(whole);
+  start();
+  proto::Plan stopped = whole;
+  stopped.add_stop_ids(expected[0]);
+  stopped.mutable_sampling()->set_min_tokens(5);
+  for (const bool remote : {true, false}) {
+    stopped.set_transfer_id(4000 + remote);
+    const auto answer = cluster_->answer(stopped, remote);
+    ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+    const std::vector<std::int32_t> ids = answer->choices.front().ids();
+    EXPECT_GE(ids.size(), 5u);
+    EXPECT_EQ(std::count(ids.begin(), ids.end(), expected[0]), 0);
+  }
+}
+
+TEST_F(Engines, LogprobsAreOfTheModelsOwnDistribution) {
+  proto::Plan asked = plan(prompt(11, 150), "raw", 0.8f, 10);
+  asked.set_choices(2);
+  asked.set_logprobs(3);
+  asked.mutable_sampling()->set_presence_penalty(1.5f);
+  const std::uint32_t vocab = model_->config().vocab;
+  start();
+  std::vector<std::string> seen;
+  for (const bool remote : {true, false}) {
+    asked.set_transfer_id(5000 + remote);
+    asked.set_prompt_logprobs(!remote);
+    const auto answer = cluster_->answer(asked, remote);
+    ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+    std::vector<std::int32_t> ids(asked.ids().begin(), asked.ids().end());
+    const proto::Token* last = nullptr;
+    for (const proto::Token& token : answer->choices[1].tokens) ids.push_back(token.id());
+    auto codec = codecs_->find("raw");
+    codec::OwnedSequenceKv kv(*codec, model_->config().kv_geometry(), 200);
+    std::vector<float> logits;
+    const model::SequenceChunk chunk{&kv.kv(), ids, model::SequenceChunk::Logits::kAll};
+    ASSERT_TRUE(model_->forward({&chunk, 1}, logits).ok());
+    const auto row = [&](std::size_t position) {  // the one that tells of it
+      return std::span<const float>(logits).subspan((position - 1) * vocab, vocab);
+    };
+    const auto expect_same = [&](const auto& told, std::size_t position) {
+      EXPECT_EQ(told.logprob(), model::logprob(row(position), ids[position])) << position;
+      const auto top = model::top_logprobs(row(position), 3);
+      ASSERT_EQ(told.top_size(), 3) << position;
+      for (int i = 0; i < 3; ++i) {
+        EXPECT_EQ(told.top(i).id(), top[i].id);
+        EXPECT_EQ(told.top(i).logprob(), top[i].logprob);
+      }
+    };
+    for (const proto::Token& token : answer->choices[1].tokens) {
+      expect_same(token, token.position());
+      last = &token;
+    }
+    ASSERT_NE(last, nullptr);
+    ASSERT_EQ(answer->prompt_logprobs.size(), remote ? 0u : 149u);
+    for (std::size_t i = 0; i < answer->prompt_logprobs.size(); ++i) {
+      expect_same(answer->prompt_logprobs[i], i + 1);
+    }
+  }
+  expect_idle_pools();
+}
+
+TEST_F(Engines, APromptAloneCanBeScored) {
+  start();
+  proto::Plan score = plan(prompt(12, 100), "raw", 0, 0);
+  score.set_logprobs(0);
+  score.set_prompt_logprobs(true);
+  const auto answer = cluster_->answer(score, false);
+  ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+  EXPECT_EQ(answer->prompt_logprobs.size(), 99u);
+  EXPECT_TRUE(answer->choices.front().tokens.empty());
+  EXPECT_EQ(answer->choices.front().finish_reason, "length");
+  score.set_transfer_id(6001);
+  EXPECT_EQ(cluster_->answer(score, true).status().code(), Code::kInvalidArgument);
+  expect_idle_pools();
+}
+
+// A choice that the gateway has enough of ends; the others do not notice, and all memory comes
+// back.
+TEST_F(Engines, AChoiceEndsAlone) {
+  proto::Plan asked = plan(prompt(21, 200), "raw", 1.0f, 150);
+  asked.set_choices(3);
+  std::vector<std::vector<std::int32_t>> expected;
+  for (std::uint32_t i = 0; i < 3; ++i) expected.push_back(by_hand(asked, i));
+  start();
+  std::vector<std::vector<std::int32_t>> ids(3);
+  std::promise<void> over;
+  int finished = 0;
+  cluster_->submit(asked, true, [&](const proto::Envelope& message) {
+    ASSERT_FALSE(message.has_failed()) << message.failed().message();
+    if (message.has_token()) {
+      const proto::Token& token = message.token();
+      ids[token.choice()].push_back(token.id());
+      if (token.choice() == 0 && ids[0].size() == 5)
+        cluster_->cancel_choice(asked.transfer_id(), 0);
+    } else if (++finished == 2) {
+      over.set_value();
+    }
+  });
+  over.get_future().wait();
+  EXPECT_LT(ids[0].size(), 150u);
+  EXPECT_EQ(ids[1], expected[1]);
+  EXPECT_EQ(ids[2], expected[2]);
+  expect_idle_pools();
+}
+
 TEST_F(Engines, RefuseWhatCannotBe) {
   start();
   auto code_of = [&](const proto::Plan& refused) {
@@ -206,6 +394,18 @@ TEST_F(Engines, RefuseWhatCannotBe) {
   EXPECT_EQ(code_of(plan(prompt(1, 2040), "raw", 0, 20)), Code::kInvalidArgument);
   EXPECT_EQ(code_of(plan({1, 5000}, "raw")), Code::kInvalidArgument);
   EXPECT_EQ(code_of(plan({1, -7}, "raw")), Code::kInvalidArgument);
+  for (const auto& spoil : std::vector<std::function<void(proto::Plan&)>>{
+           [](proto::Plan& p) { p.set_choices(0); }, [](proto::Plan& p) { p.set_choices(17); },
+           [](proto::Plan& p) { p.set_first_choice(16); },
+           [](proto::Plan& p) { p.set_logprobs(21); },
+           [](proto::Plan& p) { p.set_prompt_tokens(0); },
+           [](proto::Plan& p) { p.set_prompt_tokens(11); },
+           [](proto::Plan& p) { p.set_max_tokens(0); },
+           [](proto::Plan& p) { p.mutable_sampling()->set_repetition_penalty(0); }}) {
+    proto::Plan spoiled = plan(prompt(1, 10), "raw");
+    spoil(spoiled);
+    EXPECT_EQ(code_of(spoiled), Code::kInvalidArgument) << spoiled.choices();
+  }
   EXPECT_TRUE(cluster_->answer(plan(prompt(1, 10), "raw")).ok());
   expect_idle_pools();
 }
