@@ -6,7 +6,6 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <csignal>
-#include <cstdlib>
 #include <map>
 #include <utility>
 
@@ -113,11 +112,8 @@ Status Worker::start() {
 }
 
 Status Worker::start_transport() {
-  // Unless somebody chose: a peer that is killed inside a write to UCX 1.13's shared memory can
-  // stop its receiver for good; over TCP it cannot.
-  const bool chosen = !config_.ucx_tls.empty() || std::getenv("UCX_TLS") != nullptr;
   transport::UcxConfig ucx;
-  ucx.tls = chosen ? config_.ucx_tls : "tcp,self";
+  ucx.tls = config_.ucx_tls;
   KVF_RETURN_IF_ERROR(transport::ucx_self_test(ucx.tls));
   ucx.arena = pool_->arena();
   KVF_ASSIGN_OR_RETURN(transport_, transport::make_ucx_transport(io_, *timers_, ucx));

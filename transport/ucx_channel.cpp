@@ -5,22 +5,45 @@
 #include "base/log.h"
 
 namespace kvferry::transport {
-namespace {
 
-constexpr unsigned kNoteId = 1;
-constexpr unsigned kFrameId = 2;
+// Of a channel that could not be connected; all others gave their worker back when they closed.
+UcxChannel::~UcxChannel() {
+  if (local_) transport_.remove_worker(local_);
+}
 
-}  // namespace
-
-Status UcxChannel::connect(const std::string& worker_address) {
+Result<ucp_ep_h> UcxChannel::new_endpoint(UcxWorker& worker, const std::string& address) {
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER;
-  params.address = reinterpret_cast<const ucp_address_t*>(worker_address.data());
+  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler = {&UcxChannel::failed, this};
+  ucp_ep_h endpoint = nullptr;
+  KVF_RETURN_IF_ERROR(
+      from_ucx(ucp_ep_create(worker.get(), &params, &endpoint), "creating an endpoint"));
+  return endpoint;
+}
+
+Status UcxChannel::connect(const std::string& worker_address) {
   since_ns = transport_.timers().now_ns();
-  return from_ucx(ucp_ep_create(transport_.worker(), &params, &endpoint_), "creating an endpoint");
+  KVF_ASSIGN_OR_RETURN(control_, new_endpoint(transport_.network(), worker_address));
+  return ok_status();
+}
+
+Status UcxChannel::make_local_worker() {
+  KVF_ASSIGN_OR_RETURN(local_, transport_.add_local_worker());
+  return ok_status();
+}
+
+const std::string& UcxChannel::data_address() const {
+  static const std::string kNone;
+  return local_ ? local_->address() : kNone;
+}
+
+Status UcxChannel::connect_data(const std::string& worker_address) {
+  if (!local_) return invalid_argument("the peer answers for memory that was not offered");
+  KVF_ASSIGN_OR_RETURN(data_, new_endpoint(*local_, worker_address));
+  return ok_status();
 }
 
 // UCX's error handler: only marks, closing is done outside of UCX's progress.
@@ -32,7 +55,7 @@ void UcxChannel::failed(void* user, ucp_ep_h, ucs_status_t status) {
 void UcxChannel::established() {
   if (state_ != State::kConnecting) return;
   state_ = State::kOpen;
-  const std::string lanes = ucx_lanes(endpoint_);
+  const std::string lanes = ucx_lanes(frame_endpoint());
   transport_.learned_lanes(lanes);
   peer_ = "ucx over " + lanes;
   log_info("transport", "channel " + std::to_string(key_) + " open: " + peer_);
@@ -87,10 +110,11 @@ void UcxChannel::start(Send& send) {
   params.flags = data ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;
   params.cb.send = &UcxChannel::sent;
   params.user_data = &send;
-  const ucs_status_ptr_t request =
-      ucp_am_send_nbx(endpoint_, send.is_note ? kNoteId : kFrameId, &send.header,
-                      send.is_note ? sizeof(UcxPrefix) : sizeof(UcxMessageHeader),
-                      send.payload.data(), send.payload.size(), &params);
+  const bool handshake = send.is_note && state_ == State::kConnecting;
+  const ucs_status_ptr_t request = ucp_am_send_nbx(
+      handshake ? control_ : frame_endpoint(), send.is_note ? kUcxNoteId : kUcxFrameId,
+      &send.header, send.is_note ? sizeof(UcxPrefix) : sizeof(UcxMessageHeader),
+      send.payload.data(), send.payload.size(), &params);
   transport_.wake();
   if (!UCS_PTR_IS_PTR(request)) finish_send_later(send, UCS_PTR_STATUS(request));
 }
@@ -125,8 +149,9 @@ void UcxChannel::receive_rendezvous(const FrameHeader& header, void* descriptor,
   params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   params.cb.recv_am = &UcxChannel::landed;
   params.user_data = &landing;
+  const ucp_worker_h worker = (local_ ? *local_ : transport_.network()).get();
   const ucs_status_ptr_t request =
-      ucp_am_recv_data_nbx(transport_.worker(), descriptor, memory.data(), memory.size(), &params);
+      ucp_am_recv_data_nbx(worker, descriptor, memory.data(), memory.size(), &params);
   transport_.wake();
   if (!UCS_PTR_IS_PTR(request)) finish_landing(landing, UCS_PTR_STATUS(request));
 }
@@ -151,7 +176,7 @@ void UcxChannel::finish_landing(Landing& landing, ucs_status_t status) {
 
 void UcxChannel::start_close(const Status& why, bool say_bye) {
   if (!open()) return;
-  if (say_bye && state_ == State::kOpen) {
+  if (say_bye) {
     bye_ = true;
     note(UcxNote::kBye, "");
   }
@@ -161,9 +186,28 @@ void UcxChannel::start_close(const Status& why, bool say_bye) {
   transport_.wake();
 }
 
-// A BYE gets 100 ms to leave; then the endpoint is closed by force, which makes every request of it
-// complete, and the channel is closed when they have.
-bool UcxChannel::closed_now() {
+// By force, which makes every request of an endpoint complete.
+bool UcxChannel::endpoints_closed() {
+  for (ucp_ep_h* endpoint : {&control_, &data_}) {
+    if (*endpoint == nullptr) continue;
+    ucp_request_param_t params{};
+    params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    params.flags = UCP_EP_CLOSE_FLAG_FORCE;
+    const ucs_status_ptr_t request = ucp_ep_close_nbx(std::exchange(*endpoint, nullptr), &params);
+    if (UCS_PTR_IS_PTR(request)) close_requests_.push_back(request);
+  }
+  std::erase_if(close_requests_, [](void* request) {
+    if (ucp_request_check_status(request) == UCS_INPROGRESS) return false;
+    ucp_request_free(request);
+    return true;
+  });
+  return close_requests_.empty();
+}
+
+// A BYE gets 100 ms to leave; then the endpoints are closed, and the channel is when all its
+// requests have completed. A worker of its own is not waited for longer than close_ns: its end is
+// the end of its requests.
+bool UcxChannel::closed_now(std::uint64_t now_ns) {
   if (state_ != State::kClosing) return false;
   while (!waiting_.empty()) {
     Send& send = *waiting_.front();
@@ -171,24 +215,17 @@ bool UcxChannel::closed_now() {
     finish_send(send, UCS_ERR_CANCELED);
   }
   constexpr std::uint64_t kByeNs = 100 * kMillisecond;
-  if (bye_ && !sends_.empty() && transport_.timers().now_ns() - since_ns < kByeNs) return false;
-  if (endpoint_ != nullptr) {
-    ucp_request_param_t params{};
-    params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-    params.flags = UCP_EP_CLOSE_FLAG_FORCE;
-    const ucs_status_ptr_t request = ucp_ep_close_nbx(std::exchange(endpoint_, nullptr), &params);
-    if (UCS_PTR_IS_PTR(request)) close_request_ = request;
-  }
-  if (close_request_ != nullptr) {
-    if (ucp_request_check_status(close_request_) == UCS_INPROGRESS) return false;
-    ucp_request_free(std::exchange(close_request_, nullptr));
-  }
-  return sends_.empty() && landings_.empty();
+  if (bye_ && !sends_.empty() && now_ns - since_ns < kByeNs) return false;
+  const bool complete = endpoints_closed() && sends_.empty() && landings_.empty();
+  if (!complete && (!local_ || now_ns - since_ns < transport_.close_ns())) return false;
+  if (local_) transport_.remove_worker(std::exchange(local_, nullptr));
+  return true;
 }
 
 void UcxChannel::finish_close() {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
+  local_.reset();
   while (!sends_.empty()) finish_send(*sends_.begin()->first, UCS_ERR_CANCELED);
   while (!landings_.empty()) finish_landing(*landings_.begin()->first, UCS_ERR_CANCELED);
   if (FrameHandler* handler = transport_.handler()) handler->on_closed(shared_from_this(), why_);

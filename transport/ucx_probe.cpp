@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/hash.h"
+#include "transport/ucx_tls.h"
 #include "transport/ucx_transport.h"
 #include "transport/ucx_worker.h"
 
@@ -90,8 +91,10 @@ Status ucx_self_test(const std::string& tls) {
 }
 
 std::vector<std::string> ucx_usable_transports() {
-  const auto worker = UcxWorker::create({});
-  return worker.ok() ? (*worker)->transports() : std::vector<std::string>();
+  UcxConfig config;
+  config.tls = chosen_tls("");
+  const auto context = UcxContext::create(config);
+  return context.ok() ? (*context)->transports() : std::vector<std::string>();
 }
 
 }  // namespace kvferry::transport

@@ -9,73 +9,58 @@
 #include "base/log.h"
 #include "transport/frame_delivery.h"
 #include "transport/ucx_channel.h"
+#include "transport/ucx_tls.h"
 
 namespace kvferry::transport {
 namespace {
 
-constexpr unsigned kNoteId = 1;
-constexpr unsigned kFrameId = 2;
 constexpr int kRoundsPerTurn = 64;  // of progress, before other handlers of the io_context run
 // While requests are in flight the worker is looked at again after this long, doubling as long as
 // nothing moves: shared memory does not wake a sender whose queue the receiver has emptied.
 constexpr std::uint64_t kFirstLookNs = 50'000;
 constexpr std::uint64_t kLastLookNs = 2 * kMillisecond;
 
-// An address as it is handed out: "KVUX", CRC32C of the rest, the worker's address. UCX trusts the
-// addresses it is given, so they are checked here.
-constexpr std::string_view kAddressMagic = "KVUX";
-constexpr std::size_t kMaxAddressBytes = 16 << 10;
-
-std::string wrap_address(const std::string& worker_address) {
-  const std::uint32_t crc = crc32c(std::as_bytes(std::span(worker_address)));
-  std::string wrapped(kAddressMagic);
-  wrapped.append(reinterpret_cast<const char*>(&crc), sizeof crc);
-  return wrapped + worker_address;
-}
-
-Result<std::string> unwrap_address(const std::string& wrapped) {
-  constexpr std::size_t kPrefix = 8;
-  if (wrapped.size() <= kPrefix || wrapped.size() > kMaxAddressBytes ||
-      !wrapped.starts_with(kAddressMagic)) {
-    return invalid_argument("not the address of a UCX transport");
-  }
-  std::string address = wrapped.substr(kPrefix);
-  std::uint32_t crc = 0;
-  std::memcpy(&crc, wrapped.data() + kAddressMagic.size(), sizeof crc);
-  if (crc != crc32c(std::as_bytes(std::span(address)))) {
-    return data_loss("the address of a UCX transport is damaged");
-  }
-  return address;
+// Where UCX could use shared memory, that of this machine's other processes lies in workers of its
+// own (ucx_channel.h).
+Result<UcxContexts> open_contexts(const UcxConfig& config) {
+  UcxConfig wanted = config;
+  wanted.tls = without_shared_memory(config.tls);
+  UcxContexts contexts;
+  KVF_ASSIGN_OR_RETURN(contexts.network, UcxContext::create(wanted));
+  if (!has_shared_memory(config.tls)) return contexts;
+  KVF_ASSIGN_OR_RETURN(contexts.local, UcxContext::create(config));
+  return contexts;
 }
 
 }  // namespace
 
 UcxTransport::UcxTransport(boost::asio::io_context& io, Timers& timers, const UcxConfig& config,
-                           std::unique_ptr<UcxWorker> worker)
-    : io_(io),
-      timers_(timers),
-      config_(config),
-      worker_(std::move(worker)),
-      events_(io),
-      address_(wrap_address(worker_->address())) {}
+                           UcxContexts contexts)
+    : io_(io), timers_(timers), config_(config), contexts_(std::move(contexts)) {}
 
 Status UcxTransport::start() {
-  for (const unsigned id : {kNoteId, kFrameId}) {
-    ucp_am_handler_param_t params{};
-    params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
-                        UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
-    params.id = id;
-    params.flags = UCP_AM_FLAG_WHOLE_MSG;
-    params.cb = id == kNoteId ? &UcxTransport::on_note : &UcxTransport::on_frame;
-    params.arg = this;
-    KVF_RETURN_IF_ERROR(
-        from_ucx(ucp_worker_set_am_recv_handler(worker(), &params), "setting a handler"));
-  }
-  boost::system::error_code error;
-  events_.assign(worker_->event_fd(), error);
-  if (error) return internal_error("watching UCX's events: " + error.message());
+  KVF_ASSIGN_OR_RETURN(network_, add_worker(contexts_.network));
+  address_ = to_bytes({host_, network_->address(), ""});
   wake();
   return ok_status();
+}
+
+Result<std::shared_ptr<UcxWorker>> UcxTransport::add_worker(
+    const std::shared_ptr<UcxContext>& context) {
+  KVF_ASSIGN_OR_RETURN(std::shared_ptr<UcxWorker> worker, UcxWorker::create(io_, context));
+  KVF_RETURN_IF_ERROR(worker->set_handler(kUcxNoteId, &UcxTransport::on_note, this));
+  KVF_RETURN_IF_ERROR(worker->set_handler(kUcxFrameId, &UcxTransport::on_frame, this));
+  workers_.push_back(worker);
+  return worker;
+}
+
+Result<std::shared_ptr<UcxWorker>> UcxTransport::add_local_worker() {
+  return add_worker(contexts_.local);
+}
+
+void UcxTransport::remove_worker(const std::shared_ptr<UcxWorker>& worker) {
+  worker->destroy();
+  std::erase(workers_, worker);
 }
 
 UcxTransport::~UcxTransport() {
@@ -96,15 +81,15 @@ void UcxTransport::shutdown() {
     reap();
   }
   down_ = true;
-  if (events_.is_open()) (void)events_.release();  // cancels the wait; the descriptor is UCX's
-  if (channels_.empty()) return;
-  log_warn("transport", "UCX did not complete all requests in time; its worker is destroyed");
-  worker_->destroy();
+  if (!channels_.empty()) {
+    log_warn("transport", "UCX did not complete all requests in time; its workers are destroyed");
+  }
+  for (const auto& worker : std::exchange(workers_, {})) worker->destroy();
   for (const auto& [key, channel] : std::exchange(channels_, {})) channel->finish_close();
 }
 
 std::string UcxTransport::describe() const {
-  std::string text = "ucx " + ucx_version() + " UCX_TLS=" + worker_->tls();
+  std::string text = "ucx " + ucx_version() + " UCX_TLS=" + config_.tls;
   if (!lanes_.empty()) text += " using " + lanes_;
   return text;
 }
@@ -114,13 +99,18 @@ std::string UcxTransport::describe() const {
 Result<std::shared_ptr<Channel>> UcxTransport::connect(const std::string& address) {
   if (down_) return unavailable("transport is shut down");
   if (channels_.size() >= config_.max_channels) return resource_exhausted("too many channels");
-  KVF_ASSIGN_OR_RETURN(const std::string peer, unwrap_address(address));
+  KVF_ASSIGN_OR_RETURN(const UcxAddress peer, parse_ucx_address(address));
   auto channel = std::make_shared<UcxChannel>(*this, fresh_id(), true);
-  KVF_RETURN_IF_ERROR(channel->connect(peer));
+  if (shares_memory_with(peer)) KVF_RETURN_IF_ERROR(channel->make_local_worker());
+  KVF_RETURN_IF_ERROR(channel->connect(peer.worker));
   channels_[{channel->key(), true}] = channel;
-  channel->note(UcxNote::kHello, address_);
+  channel->note(UcxNote::kHello, to_bytes({host_, network_->address(), channel->data_address()}));
   wake();
   return std::shared_ptr<Channel>(channel);
+}
+
+bool UcxTransport::shares_memory_with(const UcxAddress& peer) const {
+  return contexts_.local != nullptr && host_ != 0 && peer.host == host_;
 }
 
 std::shared_ptr<UcxChannel> UcxTransport::find(const UcxPrefix& prefix) const {
@@ -128,15 +118,35 @@ std::shared_ptr<UcxChannel> UcxTransport::find(const UcxPrefix& prefix) const {
   return found == channels_.end() ? nullptr : found->second;
 }
 
-void UcxTransport::hello(const UcxPrefix& prefix, const std::string& peer_address) {
+void UcxTransport::hello(const UcxPrefix& prefix, const std::string& body) {
   if (down_ || find(prefix) != nullptr || channels_.size() >= config_.max_channels) return;
-  const Result<std::string> peer = unwrap_address(peer_address);
+  const Result<UcxAddress> peer = parse_ucx_address(body);
   if (!peer.ok()) return log_warn("transport", "HELLO dropped: " + peer.status().to_string());
   auto channel = std::make_shared<UcxChannel>(*this, prefix.key, false);
-  const Status connected = channel->connect(*peer);
+  const Status connected = channel->connect(peer->worker);
   if (!connected.ok()) return log_warn("transport", "HELLO: " + connected.to_string());
   channels_[{prefix.key, false}] = channel;
-  channel->note(UcxNote::kHelloAck, "");
+  Status local;
+  if (shares_memory_with(*peer) && !peer->data.empty()) {
+    local = channel->make_local_worker();
+    if (local.ok()) local = channel->connect_data(peer->data);
+  }
+  if (!local.ok()) {
+    log_warn("transport", "HELLO: " + local.to_string());
+    return channel->start_close(local, true);
+  }
+  channel->note(UcxNote::kHelloAck, to_bytes({host_, "", channel->data_address()}));
+  channel->established();
+}
+
+// The frames go where the acceptor says: to a worker made for this channel, or to its network one.
+void UcxTransport::hello_ack(const UcxPrefix& prefix, const std::string& body) {
+  const std::shared_ptr<UcxChannel> channel = find(prefix);
+  if (down_ || channel == nullptr || !channel->connecting()) return;
+  const Result<UcxAddress> peer = parse_ucx_address(body);
+  Status status = peer.status();
+  if (status.ok() && !peer->data.empty()) status = channel->connect_data(peer->data);
+  if (!status.ok()) return channel->start_close(status.with_context("HELLO_ACK"), true);
   channel->established();
 }
 
@@ -151,18 +161,16 @@ ucs_status_t UcxTransport::on_note(void* self, const void* header, std::size_t h
   auto& transport = *static_cast<UcxTransport*>(self);
   UcxPrefix prefix;
   std::memcpy(&prefix, header, sizeof prefix);
-  if (prefix.note == static_cast<std::uint32_t>(UcxNote::kHello) && prefix.from_connector == 1) {
-    // An endpoint must not be created inside UCX's progress.
-    transport.later([&transport, prefix, body = std::string(static_cast<char*>(data), bytes)] {
-      transport.hello(prefix, body);
-    });
-    return UCS_OK;
-  }
-  const std::shared_ptr<UcxChannel> channel = transport.find(prefix);
-  if (channel == nullptr) return UCS_OK;
-  if (prefix.note == static_cast<std::uint32_t>(UcxNote::kHelloAck)) channel->established();
-  if (prefix.note == static_cast<std::uint32_t>(UcxNote::kBye)) {
-    channel->start_close(unavailable("closed by the peer"), false);
+  // Workers and endpoints must not be created inside UCX's progress.
+  const auto note = static_cast<UcxNote>(prefix.note);
+  std::string body(static_cast<char*>(data), bytes);
+  if (note == UcxNote::kHello && prefix.from_connector == 1) {
+    transport.later([&transport, prefix, body] { transport.hello(prefix, body); });
+  } else if (note == UcxNote::kHelloAck && prefix.from_connector == 0) {
+    transport.later([&transport, prefix, body] { transport.hello_ack(prefix, body); });
+  } else if (note == UcxNote::kBye) {
+    const std::shared_ptr<UcxChannel> channel = transport.find(prefix);
+    if (channel) channel->start_close(unavailable("closed by the peer"), false);
   }
   return UCS_OK;
 }
@@ -233,7 +241,9 @@ void UcxTransport::run_later() {
 // A bounded number of rounds; false when there is nothing left to do.
 bool UcxTransport::progress() {
   for (int round = 0; round < kRoundsPerTurn; ++round) {
-    const bool moved = ucp_worker_progress(worker()) != 0;
+    bool moved = false;
+    // By index: a callback may add a worker.
+    for (std::size_t i = 0; i < workers_.size(); ++i) moved |= workers_[i]->progress();
     run_later();
     if (!moved) return false;
     look_ns_ = kFirstLookNs;
@@ -246,21 +256,10 @@ void UcxTransport::pump() {
   if (progress()) return wake();
   reap();
   if (!later_.empty()) return wake();
-  const ucs_status_t armed = ucp_worker_arm(worker());
-  if (armed == UCS_ERR_BUSY) return wake();
-  wait_for_event();
+  for (const auto& worker : workers_) {
+    if (!worker->sleep([this] { pump(); })) return wake();
+  }
   if (busy() && fallback_ == 0) fallback();
-}
-
-void UcxTransport::wait_for_event() {
-  if (waiting_) return;
-  waiting_ = true;
-  events_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                     [this, alive = std::weak_ptr<bool>(alive_)](boost::system::error_code error) {
-                       if (alive.expired()) return;
-                       waiting_ = false;
-                       if (!error) pump();
-                     });
 }
 
 void UcxTransport::fallback() {
@@ -286,7 +285,7 @@ void UcxTransport::reap() {
     if (channel->connecting() && now - channel->since_ns > config_.connect_ns) {
       channel->start_close(unavailable("no answer to HELLO"), false);
     }
-    if (channel->closed_now()) closed.push_back(channel);
+    if (channel->closed_now(now)) closed.push_back(channel);
   }
   for (const auto& channel : closed) {
     channels_.erase({channel->key(), channel->connector()});
@@ -296,8 +295,10 @@ void UcxTransport::reap() {
 
 Result<std::unique_ptr<Transport>> make_ucx_transport(boost::asio::io_context& io, Timers& timers,
                                                       const UcxConfig& config) {
-  KVF_ASSIGN_OR_RETURN(std::unique_ptr<UcxWorker> worker, UcxWorker::create(config));
-  auto transport = std::make_unique<UcxTransport>(io, timers, config, std::move(worker));
+  UcxConfig chosen = config;
+  chosen.tls = chosen_tls(config.tls);
+  KVF_ASSIGN_OR_RETURN(UcxContexts contexts, open_contexts(chosen));
+  auto transport = std::make_unique<UcxTransport>(io, timers, chosen, std::move(contexts));
   KVF_RETURN_IF_ERROR(transport->start());
   return std::unique_ptr<Transport>(std::move(transport));
 }

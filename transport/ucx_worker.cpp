@@ -9,6 +9,8 @@
 #include <sstream>
 #include <utility>
 
+#include "transport/ucx_tls.h"
+
 namespace kvferry::transport {
 namespace {
 
@@ -54,33 +56,16 @@ Status modify(ucp_config_t* config, const char* name, const std::string& value) 
                   "setting " + std::string(name) + "=" + value);
 }
 
-std::string chosen_tls(const UcxConfig& config) {
-  if (!config.tls.empty()) return config.tls;
-  const char* environment = std::getenv("UCX_TLS");
-  return environment != nullptr && *environment != '\0' ? environment : "all";
-}
-
-bool chooses_shared_memory(const std::string& tls) {
-  if (tls.starts_with('^')) return true;
-  std::istringstream names(tls);
-  for (std::string name; std::getline(names, name, ',');) {
-    for (const char* shared : {"all", "shm", "sm", "mm", "posix", "sysv"}) {
-      if (name == shared) return true;
-    }
-  }
-  return false;
-}
-
 // Everything goes through the configuration object; the environment is read and never written.
 Status configure(ucp_config_t* ucx, const UcxConfig& config) {
-  if (!config.tls.empty()) KVF_RETURN_IF_ERROR(modify(ucx, "TLS", config.tls));
+  KVF_RETURN_IF_ERROR(modify(ucx, "TLS", config.tls));
   const std::string interval =
       std::to_string(std::max<std::uint64_t>(1, config.keepalive_ns / kMillisecond)) + "ms";
   KVF_RETURN_IF_ERROR(modify(ucx, "KEEPALIVE_INTERVAL", interval));
   // Posix and sysv together; UCX warns when these are set and neither is chosen. 256 elements of 8
   // KiB instead of 64: a reader that slept then finds 2 MiB, and half as many wake-ups move as
   // much.
-  if (!chooses_shared_memory(chosen_tls(config))) return ok_status();
+  if (!has_shared_memory(config.tls)) return ok_status();
   KVF_RETURN_IF_ERROR(modify(ucx, "MM_FIFO_SIZE", "256"));
   return modify(ucx, "MM_ERROR_HANDLING", "y");
 }
@@ -108,14 +93,16 @@ Status from_ucx(ucs_status_t status, const std::string& what) {
   }
 }
 
-Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxConfig& config) {
-  std::unique_ptr<UcxWorker> worker(new UcxWorker());
-  const Status opened = worker->open(config);
+// ---- contexts ----
+
+Result<std::shared_ptr<UcxContext>> UcxContext::create(const UcxConfig& config) {
+  std::shared_ptr<UcxContext> context(new UcxContext());
+  const Status opened = context->open(config);
   if (!opened.ok()) return Status(opened.code(), opened.message() + kAdvice);
-  return worker;
+  return context;
 }
 
-Status UcxWorker::open(const UcxConfig& config) {
+Status UcxContext::open(const UcxConfig& config) {
   (void)ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS",
                                   "n");  // other programs' are not ours to judge
   ucp_config_t* ucx = nullptr;
@@ -127,20 +114,6 @@ Status UcxWorker::open(const UcxConfig& config) {
   if (status.ok()) status = from_ucx(ucp_init(&params, ucx, &context_), "starting UCX");
   ucp_config_release(ucx);
   KVF_RETURN_IF_ERROR(status);
-
-  ucp_worker_params_t worker_params{};
-  worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
-  worker_params.thread_mode = UCS_THREAD_MODE_SINGLE;
-  KVF_RETURN_IF_ERROR(
-      from_ucx(ucp_worker_create(context_, &worker_params, &worker_), "creating a UCX worker"));
-  KVF_RETURN_IF_ERROR(from_ucx(ucp_worker_get_efd(worker_, &event_fd_), "asking for events"));
-  ucp_address_t* address = nullptr;
-  std::size_t length = 0;
-  KVF_RETURN_IF_ERROR(
-      from_ucx(ucp_worker_get_address(worker_, &address, &length), "asking for the address"));
-  address_.assign(reinterpret_cast<const char*>(address), length);
-  ucp_worker_release_address(worker_, address);
-  tls_ = chosen_tls(config);
   if (config.arena.empty()) return ok_status();
   ucp_mem_map_params_t map{};
   map.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
@@ -149,15 +122,12 @@ Status UcxWorker::open(const UcxConfig& config) {
   return from_ucx(ucp_mem_map(context_, &map, &arena_), "registering the pool");
 }
 
-UcxWorker::~UcxWorker() { destroy(); }
-
-void UcxWorker::destroy() {
-  if (worker_ != nullptr) ucp_worker_destroy(std::exchange(worker_, nullptr));
-  if (arena_ != nullptr) ucp_mem_unmap(context_, std::exchange(arena_, nullptr));
-  if (context_ != nullptr) ucp_cleanup(std::exchange(context_, nullptr));
+UcxContext::~UcxContext() {
+  if (arena_ != nullptr) ucp_mem_unmap(context_, arena_);
+  if (context_ != nullptr) ucp_cleanup(context_);
 }
 
-std::vector<std::string> UcxWorker::transports() const {
+std::vector<std::string> UcxContext::transports() const {
   std::vector<std::string> names;
   for (const std::string& line :
        printed_lines([this](std::FILE* out) { ucp_context_print_info(context_, out); })) {
@@ -166,6 +136,69 @@ std::vector<std::string> UcxWorker::transports() const {
     add_once(names, resource.substr(0, resource.find('/')));
   }
   return names;
+}
+
+// ---- workers ----
+
+Result<std::shared_ptr<UcxWorker>> UcxWorker::create(boost::asio::io_context& io,
+                                                     std::shared_ptr<UcxContext> context) {
+  std::shared_ptr<UcxWorker> worker(new UcxWorker(io, std::move(context)));
+  const Status opened = worker->open();
+  if (!opened.ok()) return Status(opened.code(), opened.message() + kAdvice);
+  return worker;
+}
+
+Status UcxWorker::open() {
+  ucp_worker_params_t params{};
+  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  KVF_RETURN_IF_ERROR(
+      from_ucx(ucp_worker_create(context_->get(), &params, &worker_), "creating a UCX worker"));
+  int event_fd = -1;
+  KVF_RETURN_IF_ERROR(from_ucx(ucp_worker_get_efd(worker_, &event_fd), "asking for events"));
+  boost::system::error_code error;
+  events_.assign(event_fd, error);
+  if (error) return internal_error("watching UCX's events: " + error.message());
+  ucp_address_t* address = nullptr;
+  std::size_t length = 0;
+  KVF_RETURN_IF_ERROR(
+      from_ucx(ucp_worker_get_address(worker_, &address, &length), "asking for the address"));
+  address_.assign(reinterpret_cast<const char*>(address), length);
+  ucp_worker_release_address(worker_, address);
+  return ok_status();
+}
+
+UcxWorker::~UcxWorker() { destroy(); }
+
+void UcxWorker::destroy() {
+  alive_.reset();
+  if (events_.is_open()) (void)events_.release();  // cancels the wait
+  if (worker_ != nullptr) ucp_worker_destroy(std::exchange(worker_, nullptr));
+}
+
+Status UcxWorker::set_handler(unsigned id, ucp_am_recv_callback_t callback, void* argument) {
+  ucp_am_handler_param_t params{};
+  params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                      UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  params.id = id;
+  params.flags = UCP_AM_FLAG_WHOLE_MSG;
+  params.cb = callback;
+  params.arg = argument;
+  return from_ucx(ucp_worker_set_am_recv_handler(worker_, &params), "setting a handler");
+}
+
+bool UcxWorker::sleep(std::function<void()> woken) {
+  if (ucp_worker_arm(worker_) == UCS_ERR_BUSY) return false;
+  if (waiting_) return true;
+  waiting_ = true;
+  events_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                     [this, alive = std::weak_ptr<bool>(alive_),
+                      woken = std::move(woken)](boost::system::error_code error) {
+                       if (alive.expired()) return;
+                       waiting_ = false;
+                       if (!error) woken();
+                     });
+  return true;
 }
 
 std::string ucx_lanes(ucp_ep_h endpoint) {

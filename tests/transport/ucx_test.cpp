@@ -46,7 +46,7 @@ TEST(UcxMachine, NamesWhatThereIs) {
 
 class UcxProcesses : public ::testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Transports, UcxProcesses,
-                         ::testing::Values("tcp,self", "posix,self", "posix,cma,self"),
+                         ::testing::Values("tcp,self", "posix,self", "posix,cma,self", "all"),
                          [](const auto& parameter) {
                            std::string name = parameter.param;
                            std::replace(name.begin(), name.end(), ',', '_');
@@ -110,12 +110,9 @@ TEST_P(UcxProcesses, ReceiverKilled) {
   EXPECT_EQ(p.finish(), 0) << "what was being sent to the dead was given back";
 }
 
-// TCP only: a sender killed inside a write to the receiver's shared-memory queue leaves a reserved
-// slot behind, on which UCX 1.13's receiver waits for ever (docs/operations.md, "Trouble").
-class UcxTcpProcesses : public UcxProcesses {};
-INSTANTIATE_TEST_SUITE_P(Transports, UcxTcpProcesses, ::testing::Values("tcp,self"));
-
-TEST_P(UcxTcpProcesses, SenderKilled) {
+// Over shared memory about every tenth of these kills hits a sender that has reserved a slot of the
+// receiver's queue and not filled it (mm_ep.c): nobody else may be stopped by that.
+TEST_P(UcxProcesses, SenderKilled) {
   HelperProcess d(GetParam());
   for (std::uint64_t id = 1; id <= 3; id += 2) {
     {
