@@ -79,7 +79,7 @@ void read_model(JsonFields& fields, const ServedModel& model) {
   fields.fail(unknown_model(*name, model.name));
 }
 
-std::string read_chat_prompt(JsonFields& fields, const ServedModel& model) {
+text::ChatPrompt read_chat_prompt(JsonFields& fields, const ServedModel& model) {
   const json::value* list = fields.find("messages");
   if (list == nullptr) {
     fields.fail("messages", "'messages' is missing");

@@ -23,7 +23,7 @@ void read_model(JsonFields& fields, const ServedModel& model);
 // more than `most_ns`, which is also what an absent (empty) header means.
 ApiResult<std::uint64_t> read_timeout(std::string_view header, std::uint64_t most_ns);
 
-// 'messages' through the model's chat template; "" when that failed.
-std::string read_chat_prompt(JsonFields& fields, const ServedModel& model);
+// 'messages' through the model's chat template; an empty one when that failed.
+text::ChatPrompt read_chat_prompt(JsonFields& fields, const ServedModel& model);
 
 }  // namespace kvferry::gateway

@@ -60,15 +60,16 @@ ApiError too_long(const ApiContext& context, const std::string& how_many, const 
                      param, "context_length_exceeded");
 }
 
-void encode_text(JsonFields& fields, std::string_view text, const ApiContext& context,
+void encode_text(JsonFields& fields, std::string_view text,
+                 const text::Tokenizer::EncodeOptions& options, const ApiContext& context,
                  const char* param, std::vector<std::int32_t>& ids) {
   const ServedModel& model = *context.model;
   // Without tokenizing what cannot fit: every token stands for at most so many bytes.
-  const std::size_t least = text.size() / model.longest_token_bytes;
+  const std::size_t least = text.size() / model.tokenizer->longest_token_bytes();
   if (least > model.context) {
     return fields.fail(too_long(context, "at least " + std::to_string(least), param));
   }
-  auto encoded = model.tokenizer->encode(text, model.tokenizer->add_bos());
+  auto encoded = model.tokenizer->encode(text, options);
   if (!encoded.ok()) return fields.fail(param, encoded.status().message());
   ids = std::move(*encoded);
 }
@@ -99,7 +100,8 @@ void read_prompt(JsonFields& fields, const ApiContext& context, std::vector<std:
     prompt = &prompt->get_array().front();
   }
   if (prompt->is_string()) {
-    encode_text(fields, prompt->get_string(), context, "prompt", ids);
+    encode_text(fields, prompt->get_string(), {.add_bos = context.model->tokenizer->add_bos()},
+                context, "prompt", ids);
   } else if (prompt->is_array()) {
     read_ids(fields, prompt->get_array(), context, ids);
   } else {
@@ -109,8 +111,9 @@ void read_prompt(JsonFields& fields, const ApiContext& context, std::vector<std:
 }
 
 void read_messages(JsonFields& fields, const ApiContext& context, std::vector<std::int32_t>& ids) {
-  const std::string prompt = read_chat_prompt(fields, *context.model);
-  if (fields.ok()) encode_text(fields, prompt, context, "messages", ids);
+  const text::ChatPrompt prompt = read_chat_prompt(fields, *context.model);
+  if (!fields.ok()) return;
+  encode_text(fields, prompt.text, prompt.encode_options(), context, "messages", ids);
 }
 
 void read_stop(JsonFields& fields, std::vector<std::string>& stop) {

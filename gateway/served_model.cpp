@@ -111,10 +111,6 @@ Result<ServedModel> ServedModel::load(const fs::path& directory) {
 
   KVF_ASSIGN_OR_RETURN(model.tokenizer, text::Tokenizer::load(directory));
   KVF_ASSIGN_OR_RETURN(model.chat, text::ChatTemplate::load(directory));
-  for (std::int32_t id = 0; id < model.tokenizer->vocab_size(); ++id) {
-    model.longest_token_bytes =
-        std::max(model.longest_token_bytes, model.tokenizer->id_to_bytes(id).size());
-  }
   return model;
 }
 

@@ -22,7 +22,6 @@ struct ServedModel {
   std::uint32_t context = 0;           // max_position_embeddings
   std::vector<std::int32_t> stop_ids;  // eos_token_id of generation_config.json or config.json
   std::int32_t vocab = 0;              // ids below it are valid
-  std::size_t longest_token_bytes = 1;
   // What requests that do not say get: generation_config.json where it says; 0 for a temperature
   // when do_sample is false, as vLLM does, else 1.
   float temperature = 1;

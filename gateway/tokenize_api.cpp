@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "gateway/api_fields.h"
-#include "text/detokenizer.h"
+#include "text/tokenizer.h"
 
 namespace kvferry::gateway {
 namespace {
@@ -54,18 +54,19 @@ ApiResult<std::string> answer_tokenize(std::string_view body, const ServedModel&
   read_model(fields, model);
   refuse_other(fields);
   const auto special = fields.boolean("add_special_tokens");
-  std::string text;
-  bool add_bos = model.tokenizer->add_bos();
+  text::ChatPrompt chat;
+  text::Tokenizer::EncodeOptions options;
   if (fields.find("messages") != nullptr) {
-    text = read_chat_prompt(fields, model);
+    chat = read_chat_prompt(fields, model);
+    options = chat.encode_options();
   } else {
     auto prompt = fields.string("prompt");
     if (!prompt) fields.fail("prompt", "'prompt' or 'messages' is missing");
-    if (prompt) text = std::move(*prompt);
-    add_bos = add_bos && special.value_or(true);
+    if (prompt) chat.text = std::move(*prompt);
+    options.add_bos = model.tokenizer->add_bos() && special.value_or(true);
   }
   if (!fields.ok()) return fields.error();
-  const auto ids = model.tokenizer->encode(text, add_bos);
+  const auto ids = model.tokenizer->encode(chat.text, options);
   if (!ids.ok()) return bad_request(ids.status().message(), "prompt");
   return json::serialize(json::value{{"count", ids->size()},
                                      {"max_model_len", model.context},
@@ -80,10 +81,7 @@ ApiResult<std::string> answer_detokenize(std::string_view body, const ServedMode
   read_model(fields, model);
   const std::vector<std::int32_t> ids = read_tokens(fields, model);
   if (!fields.ok()) return fields.error();
-  text::Detokenizer detokenizer(model.tokenizer, text::SpecialTokens::kKeep);
-  std::string text;
-  for (const std::int32_t id : ids) text += detokenizer.feed(id);
-  text += detokenizer.finish();
+  const std::string text = model.tokenizer->decode(ids, text::SpecialTokens::kKeep);
   return json::serialize(json::value{{"prompt", text}});
 }
 

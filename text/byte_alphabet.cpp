@@ -1,6 +1,7 @@
 #include "text/byte_alphabet.h"
 
 #include <array>
+#include <charconv>
 
 #include "text/utf8.h"
 
@@ -55,6 +56,20 @@ std::optional<std::string> bytes_of_letters(std::string_view letters) {
     letters.remove_prefix(step.length);
   }
   return bytes;
+}
+
+std::string fallback_token(std::uint8_t byte) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  return {'<', '0', 'x', kDigits[byte >> 4], kDigits[byte & 0xf], '>'};
+}
+
+std::optional<std::uint8_t> fallback_byte(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || !token.ends_with('>')) return std::nullopt;
+  std::uint8_t byte = 0;
+  const char* const end = token.data() + 5;
+  const auto [stopped, error] = std::from_chars(token.data() + 3, end, byte, 16);
+  if (error != std::errc() || stopped != end) return std::nullopt;
+  return byte;
 }
 
 }  // namespace kvferry::text

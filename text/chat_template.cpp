@@ -1,6 +1,7 @@
 #include "text/chat_template.h"
 
 #include "text/json_file.h"
+#include "text/utf8.h"
 
 namespace kvferry::text {
 namespace {
@@ -40,11 +41,16 @@ Result<ChatTemplate> ChatTemplate::load(const std::filesystem::path& model_dir) 
   return ChatTemplate("a list of named templates", bos_token, config_file.string());
 }
 
-Result<std::string> ChatTemplate::render(std::span<const ChatMessage> messages) const {
+Result<ChatPrompt> ChatTemplate::render(std::span<const ChatMessage> messages) const {
   KVF_RETURN_IF_ERROR(status_);
   if (messages.empty()) return invalid_argument("messages must not be empty");
-  std::string prompt = bos_token_;
-  for (const ChatMessage& message : messages) prompt.append(message.content).append("\n");
+  ChatPrompt prompt{bos_token_, {}};
+  for (const ChatMessage& message : messages) {
+    const std::size_t begin = prompt.text.size();
+    prompt.text.append(replace_invalid_utf8(message.content));
+    prompt.user_text.push_back({begin, prompt.text.size()});
+    prompt.text += '\n';
+  }
   return prompt;
 }
 

@@ -9,14 +9,27 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
+#include "text/tokenizer.h"
 
 namespace kvferry::text {
 
 struct ChatMessage {
   std::string role;
   std::string content;
+};
+
+struct ChatPrompt {
+  std::string text;                  // valid UTF-8
+  std::vector<TextRange> user_text;  // what messages say, in order: the rest is the template's
+
+  // The template's special tokens are tokens, those in messages are text, and BOS is where the
+  // template writes it. Refers to user_text.
+  Tokenizer::EncodeOptions encode_options() const {
+    return {.specials = Tokenizer::Specials::kTokens, .user_text = user_text};
+  }
 };
 
 class ChatTemplate {
@@ -34,9 +47,9 @@ class ChatTemplate {
   // OK, or why this checkpoint cannot chat (kUnsupported).
   const Status& status() const { return status_; }
 
-  // The prompt, BOS token first where there is one. Encode it with add_bos as any other text.
+  // The prompt, BOS token first where there is one. What is not UTF-8 in messages is replaced.
   // kUnsupported as status(); kInvalidArgument without messages.
-  Result<std::string> render(std::span<const ChatMessage> messages) const;
+  Result<ChatPrompt> render(std::span<const ChatMessage> messages) const;
 
  private:
   std::string bos_token_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "text/json_file.h"
+#include "text/metaspace.h"
 #include "text/regex.h"
 #include "text/utf8.h"
 
@@ -26,8 +27,13 @@ bool flag(const boost::json::value& of, std::string_view name, bool otherwise) {
 struct PreTokenizer::Step {
   std::optional<Regex> pattern;  // pieces and gaps of it become pieces
   Drop drop = Drop::kNothing;
+  bool merges_with_next = false;  // a match begins a piece, it is none itself
   bool add_prefix_space = false;
+  std::optional<Metaspace> metaspace;  // comes before the pattern
 
+  // What the step makes of a piece before the pattern cuts it.
+  std::string_view change(std::string_view piece, bool is_first,
+                          std::deque<std::string>& changed) const;
   Status apply(std::string_view piece, Regex::Scratch& scratch,
                std::vector<std::string_view>& out) const;
 };
@@ -39,10 +45,7 @@ PreTokenizer::~PreTokenizer() = default;
 
 Result<PreTokenizer> PreTokenizer::make(const boost::json::value& description) {
   PreTokenizer made;
-  KVF_RETURN_IF_ERROR(made.add_steps(description, 0));
-  if (!made.ends_in_bytes_) {
-    return unsupported("pre_tokenizer without ByteLevel: only byte-level BPE is supported");
-  }
+  if (!description.is_null()) KVF_RETURN_IF_ERROR(made.add_steps(description, 0));
   return made;
 }
 
@@ -69,9 +72,16 @@ Status PreTokenizer::add_steps(const boost::json::value& description, int depth)
       KVF_ASSIGN_OR_RETURN(step.pattern, Regex::compile(kByteLevelPattern, false));
     }
     ends_in_bytes_ = true;
+  } else if (type == "Metaspace") {
+    KVF_ASSIGN_OR_RETURN(step.metaspace, Metaspace::make(description));
+    // Each marker begins a piece.
+    if (step.metaspace->split) {
+      KVF_ASSIGN_OR_RETURN(step.pattern, Regex::compile(step.metaspace->replacement, true));
+      step.merges_with_next = true;
+    }
   } else {
     return unsupported("pre_tokenizer " + (type.empty() ? "without a type" : type) +
-                       "; supported are Digits, Split, ByteLevel and Sequence of them");
+                       "; supported are Digits, Split, Metaspace, ByteLevel and Sequence of them");
   }
   steps_.push_back(std::move(step));
   return {};
@@ -99,6 +109,15 @@ Status PreTokenizer::add_split(const boost::json::value& description) {
   return {};
 }
 
+std::string_view PreTokenizer::Step::change(std::string_view piece, bool is_first,
+                                            std::deque<std::string>& changed) const {
+  if (metaspace) return changed.emplace_back(metaspace->apply(piece, is_first));
+  if (add_prefix_space && piece.front() != ' ') {
+    return changed.emplace_back(" " + std::string(piece));
+  }
+  return piece;
+}
+
 Status PreTokenizer::Step::apply(std::string_view piece, Regex::Scratch& scratch,
                                  std::vector<std::string_view>& out) const {
   const auto emit = [&](std::size_t begin, std::size_t end, Drop kind) {
@@ -111,8 +130,12 @@ Status PreTokenizer::Step::apply(std::string_view piece, Regex::Scratch& scratch
     if (!match.found) break;
     // An empty match cuts where it is, and the search goes on behind the next character.
     emit(done, match.begin, Drop::kGaps);
-    emit(match.begin, match.end, Drop::kMatches);
-    done = match.end;
+    if (merges_with_next) {
+      done = match.begin;
+    } else {
+      emit(match.begin, match.end, Drop::kMatches);
+      done = match.end;
+    }
     from =
         match.end > match.begin ? match.end : match.end + utf8_step(piece.substr(match.end)).length;
     if (match.end == piece.size()) break;
@@ -121,27 +144,26 @@ Status PreTokenizer::Step::apply(std::string_view piece, Regex::Scratch& scratch
   return {};
 }
 
-Status PreTokenizer::split(std::string_view text, Pieces& pieces) const {
-  pieces.all.clear();
+Status PreTokenizer::split(std::string_view text, bool is_first, Pieces& pieces) const {
   if (text.empty()) return {};
-  pieces.all.push_back(text);
+  std::vector<std::string_view> now = {text};
   std::vector<std::string_view> next;
+  const char* first = is_first ? text.data() : nullptr;  // where the piece begins that is first
   for (const Step& step : steps_) {
-    if (step.add_prefix_space) {
-      for (std::string_view& piece : pieces.all) {
-        if (piece.front() == ' ') continue;
-        pieces.added.push_back(std::make_unique<std::string>(" " + std::string(piece)));
-        piece = *pieces.added.back();
-      }
+    for (std::string_view& piece : now) {
+      const bool was_first = piece.data() == first;
+      piece = step.change(piece, was_first, pieces.changed);
+      if (was_first) first = piece.data();
     }
     if (!step.pattern) continue;
     next.clear();
     Regex::Scratch scratch(*step.pattern);
-    for (const std::string_view piece : pieces.all) {
+    for (const std::string_view piece : now) {
       KVF_RETURN_IF_ERROR(step.apply(piece, scratch, next));
     }
-    pieces.all.swap(next);
+    now.swap(next);
   }
+  pieces.all.insert(pieces.all.end(), now.begin(), now.end());
   return {};
 }
 

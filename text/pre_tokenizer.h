@@ -1,12 +1,11 @@
 // How a text is cut into pieces before merges run within each: the pre_tokenizer of tokenizer.json.
-// Understood: Digits, Split (Regex or String; Isolated or Removed; invert) and Sequence of these,
-// with exactly one ByteLevel at the end. Patterns run in PCRE2 with Unicode properties; it differs
-// from the Rust library's engine in one character: \s holds U+180E too.
+// Understood: Digits, Split (Regex or String; Isolated or Removed; invert), Metaspace, ByteLevel at
+// the end, and Sequence of these; null cuts nothing.
 // Thread contract: immutable after make; split may run in any number of threads.
 #pragma once
 
 #include <boost/json/value.hpp>
-#include <memory>
+#include <deque>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,14 +24,18 @@ class PreTokenizer {
   PreTokenizer& operator=(PreTokenizer&&) noexcept;
   ~PreTokenizer();
 
-  // The pieces of a valid UTF-8 text in order, none empty. They point into `text` or, where a space
-  // was put before a piece, into `added`, which must outlive them.
+  // Whether the pieces are bytes of a byte-level vocabulary, rather than characters.
+  bool ends_in_bytes() const { return ends_in_bytes_; }
+
+  // Appends the pieces of a valid UTF-8 text in order, none empty. They point into `text` or, where
+  // a step has changed them, into `changed`, which must outlive them. `is_first`: `text` is the
+  // begin of what was given to the tokenizer.
   // kResourceExhausted when a pattern runs into PCRE2's limits.
   struct Pieces {
     std::vector<std::string_view> all;
-    std::vector<std::unique_ptr<std::string>> added;
+    std::deque<std::string> changed;
   };
-  Status split(std::string_view text, Pieces& pieces) const;
+  Status split(std::string_view text, bool is_first, Pieces& pieces) const;
 
  private:
   struct Step;

@@ -4,6 +4,7 @@
 #include <pcre2.h>
 
 #include <array>
+#include <cctype>
 #include <string>
 
 namespace kvferry::text {
@@ -13,6 +14,42 @@ std::string message_of(int error) {
   std::array<PCRE2_UCHAR, 256> buffer{};
   pcre2_get_error_message(error, buffer.data(), buffer.size());
   return reinterpret_cast<const char*>(buffer.data());
+}
+
+// PCRE2's own \s has U+180E too.
+constexpr std::string_view kSpaces = R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a})"
+                                     R"(\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
+constexpr std::string_view kSharedEscapes = "dDpPrntfxAz";
+
+// The pattern in PCRE2's words.
+Result<std::string> translate(std::string_view pattern) {
+  std::string out;
+  bool in_class = false;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    const char c = pattern[i];
+    if (c == '\\' && i + 1 < pattern.size()) {
+      const char escaped = pattern[++i];
+      const bool is_word = std::isalnum(static_cast<unsigned char>(escaped)) != 0;
+      if (escaped == 's') {
+        out.append(in_class ? "" : "[").append(kSpaces).append(in_class ? "" : "]");
+      } else if (escaped == 'S' && !in_class) {
+        out.append("[^").append(kSpaces).append("]");
+      } else if (!is_word || kSharedEscapes.find(escaped) != std::string_view::npos) {
+        out.append({c, escaped});
+      } else {
+        return unsupported("\\" + std::string(1, escaped) + " in the pattern " +
+                           std::string(pattern));
+      }
+      continue;
+    }
+    if (in_class && (c == '[' || (c == '&' && pattern.substr(i).starts_with("&&")))) {
+      return unsupported("a class within a class in the pattern " + std::string(pattern));
+    }
+    if (c == '[') in_class = true;
+    if (c == ']') in_class = false;
+    out += c;
+  }
+  return out;
 }
 
 PCRE2_SPTR chars(std::string_view text) { return reinterpret_cast<PCRE2_SPTR>(text.data()); }
@@ -36,12 +73,16 @@ Regex::Scratch::Scratch(const Regex& regex)
 }
 
 Result<Regex> Regex::compile(std::string_view pattern, bool literal) {
-  const std::uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP);
+  std::string translated(pattern);
+  if (!literal) {
+    KVF_ASSIGN_OR_RETURN(translated, translate(pattern));
+  }
+  const std::uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE);
   int error = 0;
   PCRE2_SIZE offset = 0;
   Regex regex;
   regex.code_.reset(
-      pcre2_compile(chars(pattern), pattern.size(), options, &error, &offset, nullptr));
+      pcre2_compile(chars(translated), translated.size(), options, &error, &offset, nullptr));
   if (!regex.code_) {
     return invalid_argument("pattern " + std::string(pattern) + " does not compile at " +
                             std::to_string(offset) + ": " + message_of(error));

@@ -1,4 +1,7 @@
-// PCRE2 with UTF, Unicode properties and JIT where the machine allows it. For text/ only.
+// PCRE2 with UTF, Unicode properties and JIT where the machine allows it, held to what Oniguruma,
+// the engine behind Hugging Face's tokenizers, means by the same pattern: \s is White_Space, ^ and
+// $ match at lines, and what the two read differently is refused. Letters and numbers are those of
+// Unicode 14. For text/ only.
 // Thread contract: immutable; find from any thread, with a Scratch of its own.
 #pragma once
 
@@ -16,7 +19,9 @@ namespace kvferry::text {
 
 class Regex {
  public:
-  // literal: the pattern is the text itself. kInvalidArgument when it does not compile.
+  // literal: the pattern is the text itself. kInvalidArgument when it does not compile, and
+  // kUnsupported for escapes other than \s \S \d \D \p \P \r \n \t \f \x \A \z and those of
+  // punctuation, and for classes within classes.
   static Result<Regex> compile(std::string_view pattern, bool literal);
 
   class Scratch {

@@ -26,10 +26,11 @@ Result<std::shared_ptr<const Tokenizer>> load(const value& tokenizer,
 }
 
 std::vector<std::int32_t> encode(const value& tokenizer, std::string_view text,
-                                 bool add_bos = false) {
+                                 const Tokenizer::EncodeOptions& options = {
+                                     .specials = Tokenizer::Specials::kTokens}) {
   const auto loaded = load(tokenizer);
   EXPECT_TRUE(loaded.ok()) << loaded.status().to_string();
-  return loaded.ok() ? (*loaded)->encode(text, add_bos).value() : std::vector<std::int32_t>();
+  return loaded.ok() ? (*loaded)->encode(text, options).value() : std::vector<std::int32_t>();
 }
 
 void expect_refused(const char* what, Code code, const char* named,
@@ -62,22 +63,45 @@ TEST(TokenizerTest, UnsupportedModelsAreNamed) {
                  [](object& t) { in(t, "model")["end_of_word_suffix"] = "</w>"; });
   expect_refused("missing byte", code, "byte 97",
                  [](object& t) { in(in(t, "model"), "vocab").erase("a"); });
-  expect_refused("normalizer", code, "NFC", [](object& t) { t["normalizer"] = {{"type", "NFC"}}; });
-  expect_refused("decoder", code, "Metaspace", [](object& t) {
-    t["decoder"] = {{"type", "Metaspace"}};
+  expect_refused("characters", code, "without byte_fallback", [](object& t) {
+    t["pre_tokenizer"] = nullptr;
+    t["decoder"] = {{"type", "Fuse"}};
+  });
+  expect_refused("normalizer", code, "NFKC", [](object& t) {
+    t["normalizer"] = {{"type", "NFKC"}};
+  });
+  expect_refused("replace", code, "Regex", [](object& t) {
+    t["normalizer"] = {{"type", "Replace"}, {"pattern", {{"Regex", "a"}}}, {"content", "b"}};
+  });
+  expect_refused("decoder", code, "WordPiece", [](object& t) {
+    t["decoder"] = {{"type", "WordPiece"}};
+  });
+  expect_refused("strip", code, "Strip", [](object& t) {
+    t["decoder"] = {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}};
+  });
+  expect_refused("strip at the end", code, "stop", [](object& t) {
+    t["decoder"] = {
+        {"type", "Sequence"},
+        {"decoders",
+         {{{"type", "Fuse"}}, {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 1}}}}};
+  });
+  expect_refused("one of two", code, "only one is ByteLevel", [](object& t) {
+    t["decoder"] = {{"type", "Fuse"}};
   });
   expect_refused("no decoder", code, "null", [](object& t) { t["decoder"] = nullptr; });
 }
 
 TEST(TokenizerTest, UnsupportedStepsAreNamed) {
   const Code code = Code::kUnsupported;
-  expect_refused("none", code, "pre_tokenizer", [](object& t) { t["pre_tokenizer"] = nullptr; });
-  expect_refused("metaspace", code, "Metaspace", [](object& t) {
-    t["pre_tokenizer"] = {{"type", "Metaspace"}};
+  expect_refused("bert", code, "BertPreTokenizer", [](object& t) {
+    t["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
   });
-  expect_refused("no bytes", code, "without ByteLevel", [](object& t) {
-    t["pre_tokenizer"] = {{"type", "Digits"}};
-  });
+  for (const char* pattern : {"\\w+", "[a-z&&[^b]]", "a\\b"}) {
+    expect_refused(pattern, code, pattern, [&](object& t) {
+      t["pre_tokenizer"] = {
+          {"type", "Split"}, {"behavior", "Isolated"}, {"pattern", {{"Regex", pattern}}}};
+    });
+  }
   expect_refused("after bytes", code, "Digits after ByteLevel", [](object& t) {
     t["pre_tokenizer"] = {{"type", "Sequence"},
                           {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Digits"}}}}};
@@ -94,10 +118,6 @@ TEST(TokenizerTest, UnsupportedStepsAreNamed) {
     const object token = {{"SpecialToken", {{"id", "<s>"}}}};
     t["post_processor"] = {{"type", "TemplateProcessing"}, {"single", {text, token}}};
   });
-  for (const char* flag : {"lstrip", "rstrip", "single_word"}) {
-    expect_refused(flag, code, flag,
-                   [&](object& t) { t["added_tokens"].as_array()[0].as_object()[flag] = true; });
-  }
 }
 
 TEST(TokenizerTest, BrokenFilesAreInvalid) {
@@ -224,6 +244,31 @@ TEST(TokenizerTest, AddedTokensLeftmostLongest) {
               ElementsAre(260, 256));  // the whole text, then what is left
 }
 
+// What a user writes stays text, though a template's own markers next to it are tokens.
+TEST(TokenizerTest, SpecialTokensInUserTextAreText) {
+  object tokenizer = byte_tokenizer();
+  tokenizer["added_tokens"] = {{{"id", 256}, {"content", "<s>"}, {"special", true}},
+                               {{"id", 257}, {"content", "<t>"}, {"special", false}},
+                               {{"id", 258}, {"content", "<s><u>"}, {"special", true}}};
+  const auto with = [&](std::string_view text, std::vector<TextRange> user_text) {
+    return encode(tokenizer, text,
+                  {.specials = Tokenizer::Specials::kTokens, .user_text = user_text});
+  };
+  EXPECT_THAT(with("<s>a", {}), ElementsAre(256, 'a'));
+  EXPECT_THAT(with("<s><s>", {{3, 6}}), ElementsAre(256, '<', 's', '>'));
+  EXPECT_THAT(with("<s><s>", {{0, 3}}), ElementsAre('<', 's', '>', 256));
+  EXPECT_THAT(with("<s><s>", {{1, 1}, {3, 3}}), ElementsAre(256, 256));
+  EXPECT_THAT(with("<s><t>", {{0, 6}}), ElementsAre('<', 's', '>', 257));  // not special
+  EXPECT_THAT(with("<s><s>", {{2, 4}}), ElementsAre('<', 's', '>', '<', 's', '>'));
+  // A token that only reaches into the user's words does not hide one that does not.
+  EXPECT_THAT(with("<s><u>", {{5, 6}}), ElementsAre(256, '<', 'u', '>'));
+  EXPECT_THAT(with("<<s>", {{0, 1}}), ElementsAre('<', 256));
+  EXPECT_THAT(encode(tokenizer, "<s><t>", {}), ElementsAre('<', 's', '>', 257));
+  const auto loaded = load(tokenizer).value();
+  const std::vector<TextRange> range = {{0, 1}};
+  EXPECT_EQ(loaded->encode("\xff", {.user_text = range}).status().code(), Code::kInvalidArgument);
+}
+
 TEST(TokenizerTest, BosFromConfigOrTemplate) {
   const object text = {{"Sequence", {{"id", "A"}}}};
   const object token = {{"SpecialToken", {{"id", "<s>"}}}};
@@ -242,8 +287,10 @@ TEST(TokenizerTest, BosFromConfigOrTemplate) {
   EXPECT_FALSE(tokenizer->add_bos());
   EXPECT_THAT(tokenizer->encode("a", true).value(), ElementsAre(256, 'a'));
   EXPECT_THAT(tokenizer->encode("a", false).value(), ElementsAre('a'));
-  EXPECT_THAT(tokenizer->encode("<s>a", true).value(), ElementsAre(256, 'a'));
-  EXPECT_THAT(tokenizer->encode("a<s>", true).value(), ElementsAre(256, 'a', 256));
+  const Tokenizer::EncodeOptions both = {.add_bos = true, .specials = Tokenizer::Specials::kTokens};
+  EXPECT_THAT(tokenizer->encode("<s>a", both).value(), ElementsAre(256, 'a'));
+  EXPECT_THAT(tokenizer->encode("a<s>", both).value(), ElementsAre(256, 'a', 256));
+  EXPECT_THAT(tokenizer->encode("<s>", true).value(), ElementsAre(256, '<', 's', '>'));
   EXPECT_THAT(tokenizer->encode("", true).value(), ElementsAre(256));
 
   tokenizer = load(with_template).value();
