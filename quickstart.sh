@@ -110,6 +110,22 @@ start_cluster() {
   done
 }
 
+# The same API by its best-known client, where this machine happens to have it.
+ask_with_openai() {
+  local python=${KVFERRY_PYTHON:-python3}
+  "$python" -c 'import openai' >/dev/null 2>&1 || return 0
+  say "asking once more, with the openai package for Python"
+  "$python" - "http://127.0.0.1:$port/v1" <<'END'
+import sys
+from openai import OpenAI
+
+client = OpenAI(base_url=sys.argv[1], api_key="not needed here")
+prompt = '{"QIRN": "PTRAT", "LOVE": "MAKSU", "TENB": "ORILA"}\n"LOVE":'
+answer = client.completions.create(model="mini", prompt=prompt, max_tokens=8, stop="\n")
+print(f"{prompt}{answer.choices[0].text}")
+END
+}
+
 say "packages"
 scripts/install-deps.sh build
 
@@ -131,6 +147,8 @@ note "ready on http://127.0.0.1:$port; log: $log"
 
 say "asking the bundled model"
 "$program" demo --url "http://127.0.0.1:$port"
+
+ask_with_openai
 
 if [ "$serve" = 1 ]; then
   say "serving until Ctrl-C; ask it with"

@@ -23,7 +23,7 @@ say "packages"
 scripts/install-deps.sh test
 
 say "building the program and its tests"
-cmake_configure release -DKVFERRY_TESTS=ON
+cmake_configure release -DKVFERRY_TESTS=ON ${KVFERRY_PYTHON:+-DKVFERRY_PYTHON="$KVFERRY_PYTHON"}
 build release
 
 say "building the fuzz targets"
