@@ -24,12 +24,12 @@ class Server : public AdminServer {
 }  // namespace
 
 bool is_admin_path(std::string_view path) {
-  return path == "/healthz" || path == "/readyz" || path == "/metrics";
+  return path == "/healthz" || path == "/health" || path == "/readyz" || path == "/metrics";
 }
 
 bool answer_admin(HttpExchange& exchange, const AdminHandlers& handlers) {
   const HttpRequest& request = exchange.request();
-  const bool health = request.path == "/healthz";
+  const bool health = request.path == "/healthz" || request.path == "/health";
   const bool ready = request.path == "/readyz";
   if (!is_admin_path(request.path)) return false;
   if (request.method != "GET") {

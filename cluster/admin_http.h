@@ -1,4 +1,4 @@
-// /healthz, /readyz and /metrics of a worker.
+// /healthz (also by vLLM's name, /health, for which load generators ask), /readyz and /metrics.
 // Thread contract: the reactor's thread, callbacks too.
 #pragma once
 
@@ -42,7 +42,7 @@ Result<std::unique_ptr<AdminServer>> serve_admin(boost::asio::io_context& io,
 bool is_admin_path(std::string_view path);
 
 class HttpExchange;
-// Answers the three paths, and says whether the request was for one of them.
+// Answers these paths, and says whether the request was for one of them.
 bool answer_admin(HttpExchange& exchange, const AdminHandlers& handlers);
 
 }  // namespace kvferry::cluster

@@ -379,6 +379,7 @@ TEST_F(HttpTest, AdminAnswersProbesAndMetrics) {
     return peer->got;
   };
   EXPECT_TRUE(ask("/healthz").starts_with("HTTP/1.1 200 "));
+  EXPECT_TRUE(ask("/health").ends_with("{\"healthy\":true}\n"));
   EXPECT_TRUE(ask("/readyz").starts_with("HTTP/1.1 503 "));
   EXPECT_TRUE(ask("/readyz").ends_with("{\"reasons\":[\"x\"]}"));
   ready = true;
