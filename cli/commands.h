@@ -90,10 +90,22 @@ int run_up(const UpOptions& options);
 
 struct DemoOptions {
   std::string url = "http://127.0.0.1:8080";
+  std::string api_key;
   std::vector<std::string> codecs;
   std::uint32_t wait_s = 60;
 };
 int run_demo(const DemoOptions& options);
+
+struct ChatOptions {
+  std::string url = "http://127.0.0.1:8080";
+  std::string model;  // a checkpoint's directory: starts a cluster with it, and url is not used
+  std::string api_key;
+  std::string codec;  // empty: the server's default
+  std::string system;
+  std::uint32_t max_tokens = 512;
+  double temperature = 0;
+};
+int run_chat(const ChatOptions& options);
 
 struct ApiKeyOptions {
   std::string name;

@@ -106,7 +106,8 @@ void print_table(const std::vector<Row>& rows) {
 }
 
 Status demo(const DemoOptions& options) {
-  KVF_ASSIGN_OR_RETURN(const HttpUrl url, HttpUrl::parse(options.url));
+  KVF_ASSIGN_OR_RETURN(HttpUrl url, HttpUrl::parse(options.url));
+  url.api_key = options.api_key;
   KVF_RETURN_IF_ERROR(wait_ready(url, options.wait_s));
   const DemoPrompt prompt = make_demo_prompt(kSeed, kEntries);
   std::vector<std::string> codecs = options.codecs;

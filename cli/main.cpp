@@ -12,6 +12,13 @@ namespace {
 
 using namespace kvferry::cli;  // NOLINT: the commands are all that this file is about
 
+// What stands at the end of a command's help: lines that can be typed as they are.
+void examples(CLI::App* app, const std::vector<std::string>& lines) {
+  std::string text = "Examples:";
+  for (const std::string& line : lines) text += "\n  " + line;
+  app->footer(text);
+}
+
 void add_engine_options(CLI::App* app, EngineOptions& engine) {
   app->add_option("--model", engine.model, "Directory of a checkpoint, or random:NAME")->required();
   app->add_option("--compute", engine.compute, "auto, bf16 or f32")
@@ -38,7 +45,9 @@ Command add_generate(CLI::App& app, GenerateOptions& options) {
   sub->add_option("--seed", options.seed, "Of the sampling");
   sub->add_option("--stop", options.stop, "Strings that end the answer")->take_all();
   sub->add_flag("--json", options.json, "Print one JSON object");
-  sub->footer("Example: kvferry generate --model models/mini --prompt '{\"A\": \"B\"}\n\"A\":'");
+  examples(sub,
+           {"kvferry generate --model models/mini --prompt 'Once upon a time'",
+            "kvferry generate --model models/mini --prompt-file question.txt --codec raw --json"});
   return [&options] { return run_generate(options); };
 }
 
@@ -52,6 +61,9 @@ Command add_logits(CLI::App& app, LogitsOptions& options) {
       sub->add_option("--codec", options.codec, "Codec of the KV cache; none unless said");
   sub->add_option("--prefill", options.prefill, "Tokens in the first step; the rest one at a time")
       ->needs(codec);
+  examples(sub, {"kvferry logits --model models/mini --ids 0,5,7,9 --out logits.npy",
+                 "kvferry logits --model models/mini --ids-file ids.json --codec raw --prefill 64 "
+                 "--out logits.npy"});
   return [&options] { return run_logits(options); };
 }
 
@@ -62,6 +74,9 @@ Command add_describe(CLI::App* codec, DescribeOptions& options) {
       ->capture_default_str();
   sub->add_option("--tokens", options.tokens, "Sequence lengths")->delimiter(',');
   sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry codec describe 'hadamard | hack(k=4,v=2)'",
+                 "kvferry codec describe 'hack(k=2,v=2)' --model-shape "
+                 "layers=32,kv_heads=8,head_dim=128 --tokens 2048,32768 --json"});
   return [&options] { return run_codec_describe(options); };
 }
 
@@ -73,6 +88,8 @@ Command add_bench_prefill(CLI::App* bench, BenchPrefillOptions& options) {
   sub->add_option("--tokens", options.tokens, "Of the prompt")->check(CLI::Range(1u, 1u << 20));
   sub->add_option("--codec", options.codec, "")->capture_default_str();
   sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry bench prefill --model random:llama-3.2-1b --tokens 2048",
+                 "kvferry bench prefill --model models/mini --tokens 1024 --threads 1 --json"});
   return [&options] { return run_bench_prefill(options); };
 }
 
@@ -81,6 +98,7 @@ Command add_doctor(CLI::App& app, DoctorOptions& options) {
       app.add_subcommand("doctor", "What this machine has and what to do about the rest");
   sub->add_option("--model", options.model, "Also the numerics class with this model");
   sub->add_option("--ucx-tls", options.ucx_tls, "UCX transports to test, as UCX_TLS");
+  examples(sub, {"kvferry doctor", "kvferry doctor --model models/mini --ucx-tls shm,tcp,self"});
   return [&options] { return run_doctor(options); };
 }
 
@@ -111,7 +129,17 @@ Command add_up(CLI::App& app, UpOptions& options) {
   sub->add_option("--api-keys", options.api_keys, "File of the API's keys; see kvferry api-key");
   sub->add_option("--directory", options.directory,
                   "Of the processes' configs; temporary unless said");
+  examples(sub, {"kvferry up --model models/mini",
+                 "kvferry up --model models/mini --prefill 2 --decode 2 --port 9000 --directory "
+                 "build/cluster",
+                 "kvferry up --model models/mini --codec raw --codec 'hack(k=2,v=2)' --api-keys "
+                 "keys.yaml"});
   return [&options] { return run_up(options); };
+}
+
+void add_api_key_option(CLI::App* app, std::string& key) {
+  app->add_option("--api-key", key, "Key of the API, where it asks for one")
+      ->envname("KVFERRY_API_KEY");
 }
 
 Command add_api_key(CLI::App& app, ApiKeyOptions& options) {
@@ -119,15 +147,37 @@ Command add_api_key(CLI::App& app, ApiKeyOptions& options) {
   sub->add_option("name", options.name, "Of the key, in logs and metrics")->required();
   sub->add_option("--concurrent", options.concurrent, "Generations it may have at once; 0: any")
       ->check(CLI::Range(0u, 65536u));
+  examples(sub, {"kvferry api-key alice", "kvferry api-key batch --concurrent 8"});
   return [&options] { return run_api_key(options); };
 }
 
 Command add_demo(CLI::App& app, DemoOptions& options) {
   CLI::App* sub = app.add_subcommand("demo", "Ask a running cluster a retrieval question");
   sub->add_option("--url", options.url, "Of the gateway")->capture_default_str();
+  add_api_key_option(sub, options.api_key);
   sub->add_option("--codec", options.codecs, "Codecs to compare")->take_all();
   sub->add_option("--wait", options.wait_s, "Seconds to wait until the cluster is ready");
+  examples(sub, {"kvferry demo", "kvferry demo --url http://10.0.0.3:8080 --codec raw"});
   return [&options] { return run_demo(options); };
+}
+
+Command add_chat(CLI::App& app, ChatOptions& options) {
+  CLI::App* sub = app.add_subcommand("chat", "Talk to a model in the terminal");
+  auto* url = sub->add_option("--url", options.url, "Of a gateway, or any server of OpenAI's API")
+                  ->capture_default_str();
+  sub->add_option("--model", options.model, "A checkpoint to start a cluster with, for this chat")
+      ->excludes(url);
+  add_api_key_option(sub, options.api_key);
+  sub->add_option("--codec", options.codec, "Codec of the KV cache; the server's unless said");
+  sub->add_option("--system", options.system, "The system message");
+  sub->add_option("--max-tokens", options.max_tokens, "Of each answer")
+      ->check(CLI::Range(1u, 1u << 20))
+      ->capture_default_str();
+  sub->add_option("--temperature", options.temperature, "0: greedy")->check(CLI::Range(0.0, 2.0));
+  examples(sub, {"kvferry chat --model models/mini",
+                 "kvferry chat --url http://127.0.0.1:8080 --codec raw --temperature 0.7",
+                 "echo 'Once upon a time' | kvferry chat --url http://127.0.0.1:8080"});
+  return [&options] { return run_chat(options); };
 }
 
 }  // namespace
@@ -136,6 +186,8 @@ int main(int argc, char** argv) {
   CLI::App app{"kvferry: disaggregated LLM serving with a KV cache that stays compressed"};
   app.set_version_flag("--version", "kvferry " KVFERRY_VERSION);
   app.require_subcommand(1);
+  examples(&app, {"kvferry up --model models/mini", "kvferry chat --model models/mini",
+                  "kvferry COMMAND --help"});
   std::string isa;
   app.add_option("--isa", isa, "Kernels to use: scalar, avx2, avx512; the best unless said")
       ->envname("KVFERRY_ISA")
@@ -148,6 +200,7 @@ int main(int argc, char** argv) {
   DoctorOptions doctor;
   UpOptions up;
   DemoOptions demo;
+  ChatOptions chat;
   ApiKeyOptions api_key;
   std::string config_file;
   std::vector<std::pair<CLI::App*, Command>> commands;
@@ -159,18 +212,22 @@ int main(int argc, char** argv) {
   CLI::App* codec = app.add_subcommand("codec", "Codecs and what they cost");
   codec->require_subcommand(1);
   add(codec, "describe", add_describe(codec, describe));
-  codec->add_subcommand("list", "The stages that exist");
+  examples(codec, {"kvferry codec list", "kvferry codec describe 'hack(k=2,v=2)'"});
+  examples(codec->add_subcommand("list", "The stages that exist"), {"kvferry codec list"});
   add(codec, "list", [] { return run_codec_list(); });
   CLI::App* bench = app.add_subcommand("bench", "Measurements, each beside its ceiling");
   bench->require_subcommand(1);
+  examples(bench, {"kvferry bench prefill --model random:llama-3.2-1b"});
   add(bench, "prefill", add_bench_prefill(bench, bench_prefill));
   add(&app, "doctor", add_doctor(app, doctor));
   add(&app, "up", add_up(app, up));
   add(&app, "demo", add_demo(app, demo));
+  add(&app, "chat", add_chat(app, chat));
   add(&app, "api-key", add_api_key(app, api_key));
   for (const char* role : {"gateway", "prefill", "decode"}) {
     CLI::App* sub = app.add_subcommand(role, std::string("Run a ") + role + " process");
     sub->add_option("--config", config_file, "YAML; docs/operations.md lists the keys")->required();
+    examples(sub, {std::string("kvferry ") + role + " --config " + role + ".yaml"});
     add(&app, role, [&config_file, name = std::string(role)] {
       return name == "gateway" ? run_gateway_command(config_file)
                                : run_worker_command(name, config_file);

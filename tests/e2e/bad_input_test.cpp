@@ -1,9 +1,7 @@
 // Bad input of every kind: a clear error that says what to do, and a server that goes on serving.
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -13,46 +11,13 @@
 
 #include "base/clock.h"
 #include "cluster_fixture.h"
+#include "program.h"
 
 namespace kvferry::e2e {
 namespace {
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
-
-struct Outcome {
-  int status = -1;
-  std::string output;  // both streams
-};
-
-// Runs the program to its end.
-Outcome run(const std::vector<std::string>& arguments) {
-  int pipe_ends[2];
-  EXPECT_EQ(pipe(pipe_ends), 0);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    dup2(pipe_ends[1], STDOUT_FILENO);
-    dup2(pipe_ends[1], STDERR_FILENO);
-    close(pipe_ends[0]);
-    close(pipe_ends[1]);
-    std::vector<char*> argv = {std::getenv("KVFERRY_PROGRAM")};
-    for (const std::string& each : arguments) argv.push_back(const_cast<char*>(each.c_str()));
-    argv.push_back(nullptr);
-    execv(argv[0], argv.data());
-    _exit(127);
-  }
-  close(pipe_ends[1]);
-  Outcome outcome;
-  char buffer[4096];
-  for (ssize_t count; (count = read(pipe_ends[0], buffer, sizeof(buffer))) > 0;) {
-    outcome.output.append(buffer, static_cast<std::size_t>(count));
-  }
-  close(pipe_ends[0]);
-  int status = 0;
-  waitpid(pid, &status, 0);
-  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return outcome;
-}
 
 // A copy of the bundled checkpoint that a test may spoil.
 class SpoiledModel : public testing::Test {
