@@ -39,6 +39,10 @@ struct CodecTraits {
   Scope scope = Scope::kBlock;  // how much of the KV encode must see at once
   std::uint32_t tile_tokens = kTileTokens;
   OpenDtype open_dtype = OpenDtype::kBf16;
+  // K and V are worth less error without the biases of their projections. The caller then leaves
+  // out, before to_domain_*, the bias of V and that part of K's which KvGeometry::removed_bias
+  // stands for, and gives them back: by QueryRows::score_add, and by adding V's to the output.
+  bool removes_bias = false;
 };
 
 // The open tile of one layer: k and v are [kv_heads][kTileTokens][head_dim] of the open dtype.
@@ -50,10 +54,12 @@ struct OpenTile {
 };
 
 // Query rows that share one KV head. q: [rows][head_dim] f32, in the codec's domain, already
-// multiplied by 1/sqrt(head_dim).
+// multiplied by 1/sqrt(head_dim). score_add: [rows][kTileTokens], what a removed bias of K adds to
+// the scores of the tile's tokens (of magnitude at most kernels::kMaxScoreAdd), or null.
 struct QueryRows {
   const float* q = nullptr;
   std::uint32_t rows = 0;
+  const float* score_add = nullptr;
 };
 
 class Codec {

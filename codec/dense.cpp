@@ -40,11 +40,12 @@ void widen(OpenDtype dtype, const std::byte* values, std::size_t n, float* out) 
 void attend_dense(OpenDtype dtype, const std::byte* k, const std::byte* v, const QueryRows& queries,
                   const std::uint32_t* visible, kernels::AttentionStates states) {
   const kernels::DenseKernels& table = kernels::dense_kernels();
+  const kernels::Queries rows{queries.q, queries.score_add};
   if (dtype == OpenDtype::kBf16) {
-    table.attend_dense_bf16(queries.q, reinterpret_cast<const std::uint16_t*>(k),
+    table.attend_dense_bf16(rows, reinterpret_cast<const std::uint16_t*>(k),
                             reinterpret_cast<const std::uint16_t*>(v), visible, states);
   } else {
-    table.attend_dense_f32(queries.q, reinterpret_cast<const float*>(k),
+    table.attend_dense_f32(rows, reinterpret_cast<const float*>(k),
                            reinterpret_cast<const float*>(v), visible, states);
   }
 }

@@ -54,7 +54,11 @@ class HackStage final : public StorageStage {
   explicit HackStage(HackOptions options) : options_(options) {}
 
   std::string text() const override { return normalised(options_); }
-  CodecTraits traits() const override { return {}; }
+  CodecTraits traits() const override {
+    CodecTraits traits;
+    traits.removes_bias = true;
+    return traits;
+  }
   Status supports(const KvGeometry& geometry) const override {
     if (geometry.head_dim == 64 || geometry.head_dim == 128 || geometry.head_dim == 256) {
       return ok_status();
@@ -82,7 +86,8 @@ class HackStage final : public StorageStage {
                        const std::byte* part) const override;
   void attend_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* part,
                    const QueryRows& queries, kernels::AttentionStates states) const override {
-    kernels::hack_kernels().attend(planes_at(geometry, tile, part), queries.q, states);
+    kernels::hack_kernels().attend(planes_at(geometry, tile, part), {queries.q, queries.score_add},
+                                   states);
   }
   void reconstruct_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* part,
                         float* k, float* v) const override {

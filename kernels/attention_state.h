@@ -21,4 +21,14 @@ struct AttentionStates {
   std::uint32_t head_dim = 0;
 };
 
+// What an attention kernel asks with. Not owned. Rows are those of the states.
+struct Queries {
+  const float* q = nullptr;  // [rows][head_dim], already multiplied by 1/sqrt(head_dim)
+  // Added to the scores, or null for nothing: [rows][kTileTokens], of magnitude at most
+  // kMaxScoreAdd.
+  const float* score_add = nullptr;
+};
+// Far beyond any score, and far enough below the largest f32 that sums with it stay finite.
+inline constexpr float kMaxScoreAdd = 0x1p100f;
+
 }  // namespace kvferry::kernels

@@ -48,16 +48,20 @@ struct DenseKernels {
   void (*hadamard)(float* x, std::size_t heads, std::size_t head_dim);
 
   // Attention of `rows` query rows over one tile of dense keys and values of one KV head, merged
-  // into `states`. q: [rows][head_dim], already multiplied by 1/sqrt(head_dim). k, v:
-  // [kTileTokens][head_dim], bf16 or f32. Row r sees the first visible[r] tokens (0..64; 0 leaves
-  // its state as it was); visible == nullptr means all 64. head_dim is 1..kMaxHeadDim; multiples of
-  // 32 are fast. Uses up to 128 KiB of stack. Tokens beyond visible[r] are not used
-  // (they may hold anything finite). Scores and p in f32; p is taken against this tile's own
-  // maximum, then the tile's state is merged.
-  void (*attend_dense_bf16)(const float* q, const std::uint16_t* k, const std::uint16_t* v,
+  // into `states`. k, v: [kTileTokens][head_dim], bf16 or f32. Row r sees the first visible[r]
+  // tokens (0..64; 0 leaves its state as it was); visible == nullptr means all 64. head_dim
+  // is 1..kMaxHeadDim; multiples of 32 are fast. Uses up to 128 KiB of stack. Tokens beyond
+  // visible[r] are not used (they may hold anything finite). Scores and p in f32; p is taken
+  // against this tile's own maximum, then the tile's state is merged.
+  void (*attend_dense_bf16)(const Queries& queries, const std::uint16_t* k, const std::uint16_t* v,
                             const std::uint32_t* visible, AttentionStates states);
-  void (*attend_dense_f32)(const float* q, const float* k, const float* v,
+  void (*attend_dense_f32)(const Queries& queries, const float* k, const float* v,
                            const std::uint32_t* visible, AttentionStates states);
+
+  // out[r][t] = SUM_i c[r][i] * basis[i][t], one chain of fma over i from 0, clamped to
+  // +-kMaxScoreAdd. c: [rows][depth], basis: [depth][kTileTokens], out: [rows][kTileTokens].
+  void (*score_terms)(const float* c, const float* basis, std::size_t depth, std::size_t rows,
+                      float* out);
 
   // states := merge(states, other), row by row. Both have the same shape.
   void (*merge_states)(AttentionStates states, AttentionStates other);

@@ -67,10 +67,9 @@ struct HackKernels {
   void (*pack_block)(const std::uint8_t* codes, std::uint32_t bits, std::size_t lanes,
                      std::byte* out);
 
-  // Attention of states.rows query rows, q [rows][head_dim] f32 already multiplied by
-  // 1/sqrt(head_dim), over all 64 tokens; merged into states. Finite for finite q: where a score or
-  // a sum would leave f32, the row is computed in double and saturates.
-  void (*attend)(const HackPlanes& planes, const float* q, AttentionStates states);
+  // Attention of states.rows query rows over all 64 tokens; merged into states. Finite for finite
+  // queries: where a score or a sum would leave f32, the row is computed in double and saturates.
+  void (*attend)(const HackPlanes& planes, const Queries& queries, AttentionStates states);
 };
 
 const HackKernels& hack_kernels(Isa isa);

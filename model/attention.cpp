@@ -24,8 +24,7 @@ void reset(kernels::AttentionStates states) {
 struct Attention::Call {
   const StepKv& step;
   std::uint32_t layer;
-  const float* q;
-  std::size_t q_stride;
+  const Input& input;
   Compute type;
   std::byte* out;
 };
@@ -41,17 +40,23 @@ kernels::AttentionStates Attention::States::view(std::size_t row0, std::uint32_t
   return {m.data() + row0, l.data() + row0, o.data() + row0 * head_dim, rows, head_dim};
 }
 
-Attention::Attention(const ModelConfig& config, ComputePool& pool)
+Attention::Attention(const ModelConfig& config, RemovedBias& bias, ComputePool& pool)
     : q_heads_(config.q_heads),
       kv_heads_(config.kv_heads),
       head_dim_(config.head_dim),
       group_(config.q_heads / config.kv_heads),
+      bias_(bias),
       pool_(pool),
       scratch_(pool.threads()) {
   const std::size_t rows = std::max(kBlockRows, group_);
   for (auto& scratch : scratch_) {
     scratch.q.resize(rows * head_dim_);
     scratch.visible.resize(rows);
+    if (bias_.most_pairs() > 0) {
+      scratch.terms.resize(rows * 2 * bias_.most_pairs());
+      scratch.turned.resize(scratch.terms.size());
+      scratch.score_add.resize(rows * kTileTokens);
+    }
     scratch.cell.resize(rows, head_dim_);
     scratch.total.resize(rows, head_dim_);
   }
@@ -63,6 +68,7 @@ void Attention::plan(const StepKv& step) {
   std::size_t partials = 0;
   std::uint32_t most_tokens = 1;
   for (const auto& part : step.parts()) {
+    bias_.reserve(part.last_tile() + 1);
     for (std::uint32_t token = 0; token < part.rows;) {
       const std::uint32_t tile = (part.start + token) / kTileTokens;
       const std::uint32_t tile_end = std::min(part.rows, (tile + 1) * kTileTokens - part.start);
@@ -85,9 +91,9 @@ void Attention::plan(const StepKv& step) {
   if (split_) partial_.resize(partials * partial_rows_, head_dim_);
 }
 
-void Attention::run(const StepKv& step, std::uint32_t layer, const float* q, std::size_t q_stride,
-                    Compute type, std::byte* out) {
-  const Call call{step, layer, q, q_stride, type, out};
+void Attention::run(const StepKv& step, std::uint32_t layer, const Input& input, Compute type,
+                    std::byte* out) {
+  const Call call{step, layer, input, type, out};
   if (split_) {
     run_split(call);
   } else {
@@ -144,25 +150,53 @@ void Attention::gather_queries(const Call& call, const Task& task, Scratch& scra
   const std::size_t width = std::size_t{group_} * head_dim_;
   for (std::uint32_t i = 0; i < task.tokens; ++i) {
     const std::size_t row = task.part->row0 + task.token0 + i;
-    const float* from = call.q + row * call.q_stride + task.kv_head * width;
+    const float* from = call.input.q + row * call.input.q_stride + task.kv_head * width;
     float* to = scratch.q.data() + i * width;
     for (std::size_t j = 0; j < width; ++j) to[j] = from[j] * scale;
     const std::uint32_t slot = (task.part->start + task.token0 + i) % kTileTokens;
     std::fill_n(scratch.visible.data() + std::size_t{i} * group_, group_, slot + 1);
+  }
+  if (lacks_k_bias(call, task)) gather_terms(call, task, scratch);
+}
+
+bool Attention::lacks_k_bias(const Call& call, const Task& task) const {
+  return task.part->kv->codec->traits().removes_bias && bias_.pairs(call.layer, task.kv_head) > 0;
+}
+
+// Rows as gather_queries has them, [2 * pairs of the head] each.
+void Attention::gather_terms(const Call& call, const Task& task, Scratch& scratch) const {
+  const std::size_t depth = 2 * bias_.pairs(call.layer, task.kv_head);
+  const std::size_t stride = 2 * bias_.most_pairs();
+  float* to = scratch.terms.data();
+  for (std::uint32_t i = 0; i < task.tokens; ++i) {
+    const std::size_t row = task.part->row0 + task.token0 + i;
+    const float* from = call.input.terms + (row * q_heads_ + task.kv_head * group_) * stride;
+    for (std::uint32_t h = 0; h < group_; ++h, from += stride, to += depth) {
+      std::copy_n(from, depth, to);
+    }
   }
 }
 
 void Attention::attend_cell(const Call& call, const Task& task, std::uint32_t cell,
                             Scratch& scratch, kernels::AttentionStates states) const {
   const codec::SequenceKv& kv = *task.part->kv;
-  const codec::QueryRows queries{scratch.q.data(), rows_of(task)};
+  codec::QueryRows queries{scratch.q.data(), rows_of(task)};
+  const bool add_scores = lacks_k_bias(call, task);
+  if (add_scores) queries.score_add = scratch.score_add.data();
+  const auto score_tile = [&](std::uint32_t tile) {
+    if (!add_scores) return;
+    bias_.add_scores(call.layer, task.kv_head, tile, scratch.terms.data(), queries.rows,
+                     scratch.turned.data(), scratch.score_add.data());
+  };
   reset(states);
   const std::uint32_t first = cell * kCellTiles;
   const std::uint32_t last = std::min(first + kCellTiles, task.tile);
   for (std::uint32_t tile = first; tile < last; ++tile) {
+    score_tile(tile);
     kv.codec->attend(kv.geometry, kv.segment(call.layer, tile), task.kv_head, queries, states);
   }
   if (task.tile / kCellTiles == cell) {
+    score_tile(task.tile);
     codec::attend_open(kv.geometry, kv.codec->traits().open_dtype,
                        call.step.dense_tile(*task.part, call.layer, task.tile), task.kv_head,
                        queries, scratch.visible.data(), states);
@@ -172,7 +206,14 @@ void Attention::attend_cell(const Call& call, const Task& task, std::uint32_t ce
 void Attention::finish(const Call& call, const Task& task, kernels::AttentionStates total,
                        float* o) const {
   kernels::dense_kernels().normalize(total, o);
-  task.part->kv->codec->from_domain_o(o, total.rows, head_dim_);
+  const codec::Codec& codec = *task.part->kv->codec;
+  codec.from_domain_o(o, total.rows, head_dim_);
+  if (codec.traits().removes_bias && !call.input.v_bias.empty()) {
+    const float* bias = call.input.v_bias.data() + std::size_t{task.kv_head} * head_dim_;
+    for (std::uint32_t row = 0; row < total.rows; ++row) {
+      kernels::dense_kernels().add(bias, head_dim_, o + std::size_t{row} * head_dim_);
+    }
+  }
   const std::size_t width = std::size_t{group_} * head_dim_;
   const std::size_t stride = std::size_t{q_heads_} * head_dim_;
   for (std::uint32_t i = 0; i < task.tokens; ++i) {

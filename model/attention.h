@@ -13,11 +13,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/compute_pool.h"
 #include "kernels/attention_state.h"
 #include "model/model.h"
+#include "model/removed_bias.h"
 #include "model/step_kv.h"
 
 namespace kvferry::model {
@@ -27,15 +29,25 @@ inline constexpr std::uint32_t kBlockRows = 256;  // query rows of a task: state
 
 class Attention {
  public:
-  Attention(const ModelConfig& config, ComputePool& pool);
+  // bias: outlives this; plan() enlarges its tables.
+  Attention(const ModelConfig& config, RemovedBias& bias, ComputePool& pool);
 
   // Lays out the tasks of a step; valid for all its layers.
   void plan(const StepKv& step);
 
-  // q: rows of `q_stride` floats, the first q_heads * head_dim of each being the query in the
-  // codec's domain, not yet scaled. out: [rows][q_heads * head_dim] in `type`, padding untouched.
-  void run(const StepKv& step, std::uint32_t layer, const float* q, std::size_t q_stride,
-           Compute type, std::byte* out);
+  // A layer's queries, and what is left out of its KV under codecs that remove biases.
+  struct Input {
+    // Rows of `q_stride` floats, the first q_heads * head_dim of each being the query in the
+    // codec's domain, not yet scaled.
+    const float* q = nullptr;
+    std::size_t q_stride = 0;
+    // [rows][q_heads][2 * most_pairs()]: RemovedBias::query_terms, scaled by 1/sqrt(head_dim).
+    const float* terms = nullptr;
+    std::span<const float> v_bias;  // [kv_heads * head_dim], or empty
+  };
+  // out: [rows][q_heads * head_dim] in `type`, padding untouched.
+  void run(const StepKv& step, std::uint32_t layer, const Input& input, Compute type,
+           std::byte* out);
 
  private:
   // Queries of all q heads of one KV head, of `tokens` tokens of one tile.
@@ -53,6 +65,7 @@ class Attention {
   struct Scratch {
     std::vector<float> q;
     std::vector<std::uint32_t> visible;
+    std::vector<float> terms, turned, score_add;  // of removed biases
     States cell, total;
   };
   struct Call;  // the arguments of run()
@@ -65,7 +78,12 @@ class Attention {
   void run_whole(const Call& call);
   void run_split(const Call& call);
 
+  // Whether the task's sequence is stored without K's bias in some pairs of its head.
+  bool lacks_k_bias(const Call& call, const Task& task) const;
+  void gather_terms(const Call& call, const Task& task, Scratch& scratch) const;
+
   const std::uint32_t q_heads_, kv_heads_, head_dim_, group_;
+  RemovedBias& bias_;
   ComputePool& pool_;
   std::vector<Task> tasks_;
   bool split_ = false;

@@ -43,6 +43,14 @@ std::size_t logit_rows(const SequenceChunk& chunk) {
   return 0;
 }
 
+std::vector<RemovedBias::Layer> biases_of(const LlamaWeights& weights) {
+  std::vector<RemovedBias::Layer> layers;
+  for (const auto& layer : weights.layers) {
+    layers.push_back({layer.k_bias, layer.v_bias, layer.k_deviation});
+  }
+  return layers;
+}
+
 }  // namespace
 
 LlamaModel::LlamaModel(ModelConfig config, Compute compute, ComputePool& pool, LlamaWeights weights,
@@ -56,13 +64,16 @@ LlamaModel::LlamaModel(ModelConfig config, Compute compute, ComputePool& pool, L
       row_scratch_(pool.threads()),
       gemm_scratch_(pool.threads()),
       frequency_(rope_frequencies(config_)),
-      attention_(config_, pool) {
+      removed_bias_(config_, frequency_, biases_of(weights_)),
+      attention_(config_, removed_bias_, pool) {
+  config_.removed_bias = removed_bias_.id();
   const std::size_t q = std::size_t{config_.q_heads} * config_.head_dim;
   const std::size_t kv = std::size_t{config_.kv_heads} * config_.head_dim;
   const std::size_t rows = kStepRows, bytes = element_bytes();
   x_.resize(rows * config_.hidden);
   normed_.resize(rows * config_.hidden * bytes);
   qkv_.resize(rows * (q + 2 * kv));
+  bias_terms_.resize(rows * config_.q_heads * 2 * removed_bias_.most_pairs());
   attended_.resize(rows * q * bytes);
   activated_.resize(rows * config_.intermediate * bytes);
   cos_.resize(rows * config_.head_dim / 2);
@@ -176,7 +187,8 @@ Status LlamaModel::run_layer(std::uint32_t layer, const TilesClosed& tiles_close
     const Stopwatch watch(timings_.attention_ns);
     const std::size_t stride =
         std::size_t{config_.q_heads + 2 * config_.kv_heads} * config_.head_dim;
-    attention_.run(step_, layer, qkv_.data(), stride, compute_, attended_.data());
+    attention_.run(step_, layer, {qkv_.data(), stride, bias_terms_.data(), weights.v_bias},
+                   compute_, attended_.data());
   }
   step_.end_layer(layer);
   if (tiles_closed) {
@@ -273,6 +285,29 @@ void LlamaModel::norm_heads(const std::vector<float>& weight, std::size_t heads,
   }
 }
 
+void LlamaModel::add_biases(std::uint32_t layer, const codec::Codec& codec, float* q, float* k,
+                            float* v) const {
+  const LayerWeights& weights = weights_.layers[layer];
+  if (weights.q_bias.empty()) return;
+  const auto& kernels = kernels::dense_kernels();
+  const bool removes = codec.traits().removes_bias;
+  const auto& k_bias = removes ? removed_bias_.kept_k(layer) : weights.k_bias;
+  kernels.add(weights.q_bias.data(), weights.q_bias.size(), q);
+  kernels.add(k_bias.data(), k_bias.size(), k);
+  if (!removes) kernels.add(weights.v_bias.data(), weights.v_bias.size(), v);
+}
+
+void LlamaModel::keep_bias_terms(std::uint32_t layer, std::uint32_t row, const float* q) {
+  const std::size_t d = config_.head_dim, stride = 2 * removed_bias_.most_pairs();
+  if (stride == 0) return;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const std::uint32_t group = config_.q_heads / config_.kv_heads;
+  for (std::uint32_t h = 0; h < config_.q_heads; ++h) {
+    removed_bias_.query_terms(layer, h / group, q + h * d, scale,
+                              bias_terms_.data() + (row * config_.q_heads + h) * stride);
+  }
+}
+
 void LlamaModel::rotate_and_store(std::uint32_t layer) {
   const LayerWeights& weights = weights_.layers[layer];
   const auto& kernels = kernels::dense_kernels();
@@ -286,17 +321,14 @@ void LlamaModel::rotate_and_store(std::uint32_t layer) {
     float* q = qkv_.data() + row * (q_heads + 2 * kv_heads) * d;
     float* k = q + q_heads * d;
     float* v = k + kv_heads * d;
-    if (weights.q_bias.size() > 0) {
-      kernels.add(weights.q_bias.data(), q_heads * d, q);
-      kernels.add(weights.k_bias.data(), kv_heads * d, k);
-      kernels.add(weights.v_bias.data(), kv_heads * d, v);
-    }
+    add_biases(layer, codec, q, k, v);
     if (config_.qk_norm) {
       norm_heads(weights.q_norm, q_heads, q, row_scratch_[worker].data());
       norm_heads(weights.k_norm, kv_heads, k, row_scratch_[worker].data());
     }
     // q and k lie next to each other: one call rotates both.
     kernels.rope(q, cos_.data() + row * d / 2, sin_.data() + row * d / 2, q_heads + kv_heads, d);
+    if (codec.traits().removes_bias) keep_bias_terms(layer, row, q);
     codec.to_domain_q(q, q_heads, d);
     codec.to_domain_k(k, kv_heads, d);
     codec.to_domain_v(v, kv_heads, d);

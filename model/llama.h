@@ -17,6 +17,7 @@
 #include "model/attention.h"
 #include "model/gemm_kernel.h"
 #include "model/model.h"
+#include "model/removed_bias.h"
 #include "model/step_kv.h"
 #include "model/weights.h"
 
@@ -58,6 +59,10 @@ class LlamaModel : public Model {
                  std::byte* out);
   void project_qkv(const LayerWeights& weights);
   void rotate_and_store(std::uint32_t layer);
+  // Adds the projections' biases to one row, but for what `codec` wants left out.
+  void add_biases(std::uint32_t layer, const codec::Codec& codec, float* q, float* k,
+                  float* v) const;
+  void keep_bias_terms(std::uint32_t layer, std::uint32_t row, const float* q);
   void norm_heads(const std::vector<float>& weight, std::size_t heads, float* x,
                   float* scratch) const;
   // x += linear(input) + bias, where there is one.
@@ -71,7 +76,7 @@ class LlamaModel : public Model {
   void round_row(const float* x, std::size_t n, std::byte* out) const;
   std::size_t element_bytes() const { return compute_ == Compute::kBf16 ? 2 : 4; }
 
-  const ModelConfig config_;
+  ModelConfig config_;
   const Compute compute_;
   ComputePool& pool_;
   const LlamaWeights weights_;
@@ -82,12 +87,14 @@ class LlamaModel : public Model {
   std::vector<float> x_;                         // [rows][hidden] residual stream
   std::vector<std::byte> normed_;                // [rows][hidden] compute type
   std::vector<float> qkv_;                       // [rows][q + 2 kv]
+  std::vector<float> bias_terms_;                // [rows][q heads][2 * most_pairs()]
   std::vector<std::byte> attended_;              // [rows][q heads * head_dim] compute type
   std::vector<std::byte> activated_;             // [rows][intermediate] compute type
   std::vector<float> cos_, sin_;                 // [rows][head_dim / 2]
   std::vector<std::vector<float>> row_scratch_;  // one row for each worker
   std::vector<GemmScratch> gemm_scratch_;
   const std::vector<double> frequency_;  // [head_dim / 2], radians a token
+  RemovedBias removed_bias_;
   StepKv step_;
   Attention attention_;
   StepTimings timings_;

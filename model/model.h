@@ -48,8 +48,12 @@ struct ModelConfig {
   bool qk_norm = false;      // RMSNorm of each head's Q and K before rope
   std::int32_t bos_id = -1;
   std::vector<std::int32_t> eos_ids;
+  // Of a loaded model, because it depends on the weights: see KvGeometry. 0 before.
+  std::uint64_t removed_bias = 0;
 
-  codec::KvGeometry kv_geometry() const { return {layers, kv_heads, q_heads, head_dim}; }
+  codec::KvGeometry kv_geometry() const {
+    return {layers, kv_heads, q_heads, head_dim, removed_bias};
+  }
 };
 
 // The tokens of one sequence to run in a step. Their positions are kv->length ... ; forward appends

@@ -87,9 +87,15 @@ Status probe_attention(BitHash& hash) {
   kernels.to_bf16(v.data(), v.size(), v16.data());
   const std::vector<std::uint32_t> visible{64, 1, 33, 63, 0};
 
+  const auto terms = random_values(24, kRows * 6), basis = random_values(25, 6 * kTileTokens);
+  std::vector<float> add(kRows * kTileTokens);
+  kernels.score_terms(terms.data(), basis.data(), 6, kRows, add.data());
+  hash.add(add);
+
   States dense;
-  kernels.attend_dense_bf16(q.data(), k16.data(), v16.data(), visible.data(), dense.view());
-  kernels.attend_dense_f32(q.data(), k.data(), v.data(), nullptr, dense.view());
+  kernels.attend_dense_bf16({q.data(), add.data()}, k16.data(), v16.data(), visible.data(),
+                            dense.view());
+  kernels.attend_dense_f32({q.data()}, k.data(), v.data(), nullptr, dense.view());
   dense.add_to(hash);
 
   for (const char* spec : {codec::kDefaultSpec.data(), "hack(k=2,v=2)"}) {
@@ -99,7 +105,7 @@ Status probe_attention(BitHash& hash) {
                                reinterpret_cast<std::byte*>(v16.data())};
     KVF_RETURN_IF_ERROR(codec->encode(geometry, 0, 1, kTileTokens, tile, segment));
     States coded;
-    codec->attend(geometry, segment, 0, {q.data(), kRows}, coded.view());
+    codec->attend(geometry, segment, 0, {q.data(), kRows, add.data()}, coded.view());
     coded.add_to(hash);
     std::vector<float> out(kRows * kHeadDim);
     kernels.normalize(coded.view(), out.data());

@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <set>
 #include <span>
@@ -147,7 +148,24 @@ class Loader {
     if (t.k_bias) layer.k_bias = vector(*t.k_bias);
     if (t.v_bias) layer.v_bias = vector(*t.v_bias);
     if (t.o_bias) layer.o_bias = vector(*t.o_bias);
+    if (t.k_bias) layer.k_deviation = deviations(t.k, layer.input_norm);
     return layer;
+  }
+
+  // The norm of each row of a projection whose input is `weight` times values of variance 1.
+  std::vector<float> deviations(const TensorRef& projection, const std::vector<float>& weight) {
+    std::vector<float> deviations(projection.rows);
+    pool_.parallel_for(projection.rows, [&](std::size_t i, int) {
+      std::vector<float> row(projection.columns);
+      source_.read_rows(projection, static_cast<std::uint32_t>(i), 1, Compute::kF32,
+                        reinterpret_cast<std::byte*>(row.data()));
+      double square = 0;
+      for (std::size_t j = 0; j < row.size(); ++j) {
+        square += static_cast<double>(row[j]) * row[j] * weight[j] * weight[j];
+      }
+      deviations[i] = static_cast<float>(std::sqrt(square));
+    });
+    return deviations;
   }
 
   // In f32 whatever the compute type.

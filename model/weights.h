@@ -25,7 +25,9 @@ struct LayerWeights {
   std::vector<float> q_norm, k_norm;          // [head_dim], or empty
   std::vector<float> q_bias, k_bias, v_bias;  // [heads * head_dim], or all empty
   std::vector<float> o_bias;                  // [hidden], or empty
-  std::unique_ptr<Linear> qkv;                // out: q heads, then k heads, then v heads
+  // What K's channels would deviate without a bias, where there is one (model/removed_bias.h).
+  std::vector<float> k_deviation;  // [kv heads * head_dim], or empty
+  std::unique_ptr<Linear> qkv;     // out: q heads, then k heads, then v heads
   std::unique_ptr<Linear> o;
   std::unique_ptr<Linear> gate_up;  // out: in each panel of w columns w/2 of gate, then w/2 of up
   std::unique_ptr<Linear> down;

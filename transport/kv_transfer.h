@@ -33,8 +33,8 @@ struct TransferIdentity {
   codec::KvGeometry geometry;
 };
 
-// Hash of the geometry, the tile size and the codec's segment sizes (first tile, later tile, one
-// token).
+// Hash of the geometry (removed biases with it), the tile size and the codec's segment sizes (first
+// tile, later tile, one token).
 std::uint64_t layout_fingerprint(const codec::KvGeometry& geometry, const codec::Codec& codec);
 
 struct FirstToken {

@@ -17,15 +17,16 @@ static_assert(kGridTokens == codec::kTileTokens);
 }  // namespace
 
 std::uint64_t layout_fingerprint(const codec::KvGeometry& geometry, const codec::Codec& codec) {
-  const std::array<std::uint64_t, 9> fields = {geometry.layers,
-                                               geometry.kv_heads,
-                                               geometry.q_heads,
-                                               geometry.head_dim,
-                                               codec.traits().tile_tokens,
-                                               codec.id(),
-                                               codec.segment_bytes(geometry, 0, kGridTokens),
-                                               codec.segment_bytes(geometry, 1, kGridTokens),
-                                               codec.segment_bytes(geometry, 1, 1)};
+  const std::array<std::uint64_t, 10> fields = {geometry.layers,
+                                                geometry.kv_heads,
+                                                geometry.q_heads,
+                                                geometry.head_dim,
+                                                geometry.removed_bias,
+                                                codec.traits().tile_tokens,
+                                                codec.id(),
+                                                codec.segment_bytes(geometry, 0, kGridTokens),
+                                                codec.segment_bytes(geometry, 1, kGridTokens),
+                                                codec.segment_bytes(geometry, 1, 1)};
   return hash64(std::as_bytes(std::span(fields)));
 }
 

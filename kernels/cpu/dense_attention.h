@@ -153,7 +153,7 @@ KVFERRY_INLINE V merged(V o, float mine, V other, float theirs) {
 
 // Not inlined: inside a larger function the compiler spills the addresses of the inner loops.
 template <int R, class Value>
-__attribute__((noinline)) void attend_rows(const Tile<Value>& tile, const float* q,
+__attribute__((noinline)) void attend_rows(const Tile<Value>& tile, const Queries& queries,
                                            const std::uint32_t* visible, AttentionStates states,
                                            std::size_t row) {
   std::uint32_t most = 0;
@@ -165,9 +165,17 @@ __attribute__((noinline)) void attend_rows(const Tile<Value>& tile, const float*
   if (most == 0) return;
   alignas(64) float scores[R][kTileTokens];
   const std::size_t tokens = round_up(most, 16);
-  wide_product<R>(q + row * tile.head_dim, tile.head_dim, tile.keys, kTileTokens, tile.head_dim,
-                  static_cast<int>(tokens) / kLanes,
+  wide_product<R>(queries.q + row * tile.head_dim, tile.head_dim, tile.keys, kTileTokens,
+                  tile.head_dim, static_cast<int>(tokens) / kLanes,
                   [&](int r, int n, V sum) { store(scores[r] + n * kLanes, sum); });
+  if (queries.score_add != nullptr) {
+    const float* more = queries.score_add + row * kTileTokens;
+    for (int r = 0; r < R; ++r, more += kTileTokens) {
+      for (std::size_t t = 0; t < tokens; t += kLanes) {
+        store(scores[r] + t, add(load(scores[r] + t), load(more + t)));
+      }
+    }
+  }
 
   float m[R];
   float l[R];
@@ -273,28 +281,28 @@ static_assert(kBlockRows == 6, "attend_last_rows lists the cases");
 
 // The rows from `row` on, at most kBlockRows.
 template <class Value>
-void attend_last_rows(const Tile<Value>& tile, const float* q, const std::uint32_t* visible,
+void attend_last_rows(const Tile<Value>& tile, const Queries& queries, const std::uint32_t* visible,
                       AttentionStates states, std::size_t row) {
   switch (states.rows - row) {
     case 6:
-      return attend_rows<6>(tile, q, visible, states, row);
+      return attend_rows<6>(tile, queries, visible, states, row);
     case 5:
-      return attend_rows<5>(tile, q, visible, states, row);
+      return attend_rows<5>(tile, queries, visible, states, row);
     case 4:
-      return attend_rows<4>(tile, q, visible, states, row);
+      return attend_rows<4>(tile, queries, visible, states, row);
     case 3:
-      return attend_rows<3>(tile, q, visible, states, row);
+      return attend_rows<3>(tile, queries, visible, states, row);
     case 2:
-      return attend_rows<2>(tile, q, visible, states, row);
+      return attend_rows<2>(tile, queries, visible, states, row);
     case 1:
-      return attend_rows<1>(tile, q, visible, states, row);
+      return attend_rows<1>(tile, queries, visible, states, row);
     default:
       return;
   }
 }
 
 template <class T>
-void attend(const float* q, const T* k, const T* v, const std::uint32_t* visible,
+void attend(const Queries& queries, const T* k, const T* v, const std::uint32_t* visible,
             AttentionStates states) {
   std::uint32_t most = visible == nullptr ? kTileTokens : 0;
   for (std::size_t r = 0; visible != nullptr && r < states.rows; ++r) {
@@ -306,7 +314,8 @@ void attend(const float* q, const T* k, const T* v, const std::uint32_t* visible
   transpose_keys(k, states.head_dim, round_up(most, 16), v, keys);
   // A single block of rows reads V once, so widening it in registers saves the detour.
   if (states.rows <= kBlockRows && states.head_dim % kLanes == 0) {
-    attend_last_rows(Tile<T>{keys, v, states.head_dim, states.head_dim}, q, visible, states, 0);
+    attend_last_rows(Tile<T>{keys, v, states.head_dim, states.head_dim}, queries, visible, states,
+                     0);
     return;
   }
   alignas(64) float values[kTileTokens * kMaxHeadDim];
@@ -315,19 +324,41 @@ void attend(const float* q, const T* k, const T* v, const std::uint32_t* visible
   const Tile<float> tile = {keys, values, states.head_dim, stride};
   std::size_t row = 0;
   for (; row + kBlockRows < states.rows; row += kBlockRows) {
-    attend_rows<kBlockRows>(tile, q, visible, states, row);
+    attend_rows<kBlockRows>(tile, queries, visible, states, row);
   }
-  attend_last_rows(tile, q, visible, states, row);
+  attend_last_rows(tile, queries, visible, states, row);
 }
 
-void attend_bf16(const float* q, const std::uint16_t* k, const std::uint16_t* v,
+void attend_bf16(const Queries& queries, const std::uint16_t* k, const std::uint16_t* v,
                  const std::uint32_t* visible, AttentionStates states) {
-  attend(q, k, v, visible, states);
+  attend(queries, k, v, visible, states);
 }
 
-void attend_f32(const float* q, const float* k, const float* v, const std::uint32_t* visible,
-                AttentionStates states) {
-  attend(q, k, v, visible, states);
+void attend_f32(const Queries& queries, const float* k, const float* v,
+                const std::uint32_t* visible, AttentionStates states) {
+  attend(queries, k, v, visible, states);
+}
+
+template <int R>
+void score_terms_of(const float* c, const float* basis, std::size_t depth, float* out) {
+  wide_product<R>(c, depth, basis, kTileTokens, depth, static_cast<int>(kTileTokens) / kLanes,
+                  [&](int r, int n, V sum) {
+                    // max and min give their second argument where the first is NaN.
+                    const V clamped =
+                        min(max(sum, broadcast(-kMaxScoreAdd)), broadcast(kMaxScoreAdd));
+                    store(out + static_cast<std::size_t>(r) * kTileTokens + n * kLanes, clamped);
+                  });
+}
+
+void score_terms(const float* c, const float* basis, std::size_t depth, std::size_t rows,
+                 float* out) {
+  std::size_t row = 0;
+  for (; row + kBlockRows <= rows; row += kBlockRows) {
+    score_terms_of<kBlockRows>(c + row * depth, basis, depth, out + row * kTileTokens);
+  }
+  for (; row < rows; ++row) {
+    score_terms_of<1>(c + row * depth, basis, depth, out + row * kTileTokens);
+  }
 }
 
 void merge_states(AttentionStates states, AttentionStates other) {

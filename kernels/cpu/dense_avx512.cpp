@@ -14,6 +14,7 @@ const DenseKernels kDenseAvx512 = {
     .hadamard = hadamard,
     .attend_dense_bf16 = attend_bf16,
     .attend_dense_f32 = attend_f32,
+    .score_terms = score_terms,
     .merge_states = merge_states,
     .normalize = normalize,
 };

@@ -44,6 +44,7 @@ KVFERRY_INLINE V div(V a, V b) { return _mm512_div_ps(a, b); }
 KVFERRY_INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 // Where either is NaN, max gives the second.
 KVFERRY_INLINE V max(V a, V b) { return _mm512_max_ps(a, b); }
+KVFERRY_INLINE V min(V a, V b) { return _mm512_min_ps(a, b); }
 // The bits of v, shifted as 32-bit words.
 template <int N>
 KVFERRY_INLINE V shift_left(V v) {
@@ -133,6 +134,7 @@ KVFERRY_INLINE V mul(V a, V b) { return _mm256_mul_ps(a, b); }
 KVFERRY_INLINE V div(V a, V b) { return _mm256_div_ps(a, b); }
 KVFERRY_INLINE V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 KVFERRY_INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
+KVFERRY_INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }
 template <int N>
 KVFERRY_INLINE V shift_left(V v) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), N));
@@ -205,6 +207,7 @@ KVFERRY_INLINE V div(V a, V b) { return _mm_div_ps(a, b); }
 // Two roundings: baseline x86-64 has no fused multiply-add.
 KVFERRY_INLINE V fma(V a, V b, V c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 KVFERRY_INLINE V max(V a, V b) { return _mm_max_ps(a, b); }
+KVFERRY_INLINE V min(V a, V b) { return _mm_min_ps(a, b); }
 template <int N>
 KVFERRY_INLINE V shift_left(V v) {
   return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(v), N));

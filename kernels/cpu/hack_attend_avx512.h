@@ -185,14 +185,15 @@ void score(const HackPlanes& planes, Block& block) {
   }
 }
 
-// Scores to p against the tile's maximum.
+// Scores to p against the tile's maximum. score_add: [R][64] or null.
 template <int R>
-void soften(Block& block) {
+void soften(const float* score_add, Block& block) {
   V row[R];
   for (int r = 0; r < R; ++r) {
     V s[kVectors];
     for (int i = 0; i < kVectors; ++i) {
       s[i] = add(load(&block.p[r][kLanes * i]), broadcast(block.offset[r]));
+      if (score_add != nullptr) s[i] = add(s[i], load(score_add + r * kTokens + kLanes * i));
       store(&block.p[r][kLanes * i], s[i]);
     }
     row[r] = max(max(s[0], s[1]), max(s[2], s[3]));
@@ -322,10 +323,10 @@ void add_values(const HackPlanes& planes, const Block& block, AttentionStates st
 }
 
 template <int R>
-void attend_block(const HackPlanes& planes, const float* q, AttentionStates states,
+void attend_block(const HackPlanes& planes, const Queries& queries, AttentionStates states,
                   std::uint32_t first) {
   Block block;
-  fold_queries<R>(planes, q, block);
+  fold_queries<R>(planes, queries.q, block);
   switch (planes.k_bits) {
     case 2:
       score<2, R>(planes, block);
@@ -336,7 +337,7 @@ void attend_block(const HackPlanes& planes, const float* q, AttentionStates stat
     default:
       score<8, R>(planes, block);
   }
-  soften<R>(block);
+  soften<R>(queries.score_add, block);
   fold_weights<R>(planes, block);
   Weights weights;
   merge_normalisers<R>(block, states, first, weights);
@@ -352,19 +353,19 @@ void attend_block(const HackPlanes& planes, const float* q, AttentionStates stat
   }
   for (int r = 0; r < R; ++r) {
     if ((block.fits >> r & 1u) != 0) continue;
-    hack_attend_row_exact(planes, q + r * planes.head_dim, states, first + r);
+    hack_attend_row_exact(planes, skip_rows(queries, r, planes.head_dim), states, first + r);
   }
 }
 
-void attend(const HackPlanes& planes, const float* q, AttentionStates states) {
+void attend(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
   std::uint32_t row = 0;
   for (; row + kBlockRows <= states.rows; row += kBlockRows) {
-    attend_block<kBlockRows>(planes, q + std::size_t{row} * planes.head_dim, states, row);
+    attend_block<kBlockRows>(planes, skip_rows(queries, row, planes.head_dim), states, row);
   }
-  q += std::size_t{row} * planes.head_dim;
-  if (states.rows - row == 3) attend_block<3>(planes, q, states, row);
-  if (states.rows - row == 2) attend_block<2>(planes, q, states, row);
-  if (states.rows - row == 1) attend_block<1>(planes, q, states, row);
+  const Queries left = skip_rows(queries, row, planes.head_dim);
+  if (states.rows - row == 3) attend_block<3>(planes, left, states, row);
+  if (states.rows - row == 2) attend_block<2>(planes, left, states, row);
+  if (states.rows - row == 1) attend_block<1>(planes, left, states, row);
 }
 
 }  // namespace

@@ -27,9 +27,15 @@ inline constexpr float kHackMaxKDot = 64.0f * 127.0f * 255.0f;
 inline constexpr float kHackMaxVDot = 64.0f * 255.0f * 255.0f;
 
 // Attends one row in double precision over what the codes mean, for rows whose f32 sums would
-// overflow. row indexes states; q is that row. Saturates what leaves f32.
-void hack_attend_row_exact(const HackPlanes& planes, const float* q, AttentionStates states,
+// overflow. row indexes states; queries begin with that row. Saturates what leaves f32.
+void hack_attend_row_exact(const HackPlanes& planes, const Queries& queries, AttentionStates states,
                            std::uint32_t row);
+
+// The queries without their first `rows`.
+inline Queries skip_rows(const Queries& queries, std::size_t rows, std::size_t head_dim) {
+  return {queries.q + rows * head_dim,
+          queries.score_add == nullptr ? nullptr : queries.score_add + rows * 64};
+}
 
 extern const HackKernels kHackScalar;
 extern const HackKernels kHackAvx512;

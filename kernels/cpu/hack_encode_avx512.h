@@ -45,8 +45,6 @@ void transpose_block(const std::uint16_t* x, std::size_t stride, float* out) {
   }
 }
 
-KVFERRY_INLINE V min(V a, V b) { return _mm512_min_ps(a, b); }
-
 // To the bf16 below, above (of a positive value) and nearest, as f32.
 KVFERRY_INLINE V upper_half_of(__m512i bits) {
   return _mm512_castsi512_ps(

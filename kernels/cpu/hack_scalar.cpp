@@ -259,9 +259,12 @@ bool value_row(const HackPlanes& p, const Unpacked& codes, const float* probs, f
   return true;
 }
 
-bool attend_row(const HackPlanes& p, const Unpacked& codes, const float* q, RowState& state) {
+bool attend_row(const HackPlanes& p, const Unpacked& codes, const Queries& query, RowState& state) {
   float scores[kBlock];
-  if (!score_row(p, codes, q, scores)) return false;
+  if (!score_row(p, codes, query.q, scores)) return false;
+  for (std::uint32_t t = 0; query.score_add != nullptr && t < kBlock; ++t) {
+    scores[t] = scores[t] + query.score_add[t];
+  }
   state.m = *std::max_element(scores, scores + kBlock);
   state.l = 0.0f;
   float probs[kBlock];
@@ -290,11 +293,11 @@ void merge_row(const RowState& tile, AttentionStates states, std::uint32_t row) 
   }
 }
 
-void attend(const HackPlanes& planes, const float* q, AttentionStates states) {
+void attend(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
   Unpacked codes;
   unpack_tile(planes, codes);
   for (std::uint32_t r = 0; r < states.rows; ++r) {
-    const float* row = q + std::size_t{r} * planes.head_dim;
+    const Queries row = skip_rows(queries, r, planes.head_dim);
     RowState state;
     if (attend_row(planes, codes, row, state)) {
       merge_row(state, states, r);
@@ -309,7 +312,7 @@ void attend(const HackPlanes& planes, const float* q, AttentionStates states) {
 const HackKernels kHackScalar = {first_not_finite, widen_block, transpose_block,
                                  quantize_block,   pack_block,  attend};
 
-void hack_attend_row_exact(const HackPlanes& planes, const float* q, AttentionStates states,
+void hack_attend_row_exact(const HackPlanes& planes, const Queries& queries, AttentionStates states,
                            std::uint32_t row) {
   Unpacked codes;
   unpack_tile(planes, codes);
@@ -319,8 +322,11 @@ void hack_attend_row_exact(const HackPlanes& planes, const float* q, AttentionSt
     const double scale = load_bf16(planes.k_scale, d);
     const double min = load_bf16(planes.k_min, d);
     for (std::uint32_t t = 0; t < kBlock; ++t) {
-      scores[t] += double{q[d]} * (scale * codes.k[d * kBlock + t] + min);
+      scores[t] += double{queries.q[d]} * (scale * codes.k[d * kBlock + t] + min);
     }
+  }
+  for (std::uint32_t t = 0; queries.score_add != nullptr && t < kBlock; ++t) {
+    scores[t] += double{queries.score_add[t]};
   }
   const double largest = *std::max_element(scores, scores + kBlock);
   RowState state;

@@ -99,10 +99,10 @@ TEST_P(DenseAttention, MatchesExactAttentionOverTwoTiles) {
       States states(rows, head_dim);
       for (std::size_t i = 0; i < 2; ++i) {
         if (wide) {
-          kernels().attend_dense_f32(q.data(), tiles[i].wide_k.data(), tiles[i].wide_v.data(),
+          kernels().attend_dense_f32({q.data()}, tiles[i].wide_k.data(), tiles[i].wide_v.data(),
                                      visible[i].data(), states.view());
         } else {
-          kernels().attend_dense_bf16(q.data(), tiles[i].k.data(), tiles[i].v.data(),
+          kernels().attend_dense_bf16({q.data()}, tiles[i].k.data(), tiles[i].v.data(),
                                       visible[i].data(), states.view());
         }
       }
@@ -117,8 +117,8 @@ TEST_P(DenseAttention, Bf16AndF32AgreeBitForBit) {
   const std::vector<float> q = queries(9, 64, 52);
   States narrow(9, 64);
   States wide(9, 64);
-  kernels().attend_dense_bf16(q.data(), tile.k.data(), tile.v.data(), nullptr, narrow.view());
-  kernels().attend_dense_f32(q.data(), tile.wide_k.data(), tile.wide_v.data(), nullptr,
+  kernels().attend_dense_bf16({q.data()}, tile.k.data(), tile.v.data(), nullptr, narrow.view());
+  kernels().attend_dense_f32({q.data()}, tile.wide_k.data(), tile.wide_v.data(), nullptr,
                              wide.view());
   EXPECT_EQ(bits_of(narrow.m), bits_of(wide.m));
   EXPECT_EQ(bits_of(narrow.l), bits_of(wide.l));
@@ -130,7 +130,7 @@ TEST_P(DenseAttention, StateIsTakenAgainstTheTilesMaximum) {
   const TileData tile(head_dim, 60);
   const std::vector<float> q = queries(1, head_dim, 61);
   States states(1, head_dim);
-  kernels().attend_dense_bf16(q.data(), tile.k.data(), tile.v.data(), nullptr, states.view());
+  kernels().attend_dense_bf16({q.data()}, tile.k.data(), tile.v.data(), nullptr, states.view());
   double maximum = -1e30;
   std::vector<double> scores(kTileTokens);
   for (std::size_t t = 0; t < kTileTokens; ++t) {
@@ -154,7 +154,7 @@ TEST_P(DenseAttention, HugeScores) {
     const std::vector<std::vector<std::uint32_t>> visible(2, std::vector<std::uint32_t>(7, 64));
     States states(7, head_dim);
     for (const TileData& tile : tiles) {
-      kernels().attend_dense_bf16(q.data(), tile.k.data(), tile.v.data(), nullptr, states.view());
+      kernels().attend_dense_bf16({q.data()}, tile.k.data(), tile.v.data(), nullptr, states.view());
     }
     // A score of 1e4 is known to about 1e4 * 2^-21, so p is to 0.5 %.
     expect_exact(states, q, tiles, visible, 3e-2, kernels());
@@ -167,7 +167,7 @@ TEST_P(DenseAttention, InfinitelyLowScoresLeaveTheStateEmpty) {
   std::vector<float> k(kTileTokens * head_dim, 3e38f);
   const std::vector<float> v(kTileTokens * head_dim, 1.0f);
   States states(1, head_dim);
-  kernels().attend_dense_f32(q.data(), k.data(), v.data(), nullptr, states.view());
+  kernels().attend_dense_f32({q.data()}, k.data(), v.data(), nullptr, states.view());
   EXPECT_EQ(states.m[0], -kInfinity);
   EXPECT_EQ(states.l[0], 0.0f);
   EXPECT_EQ(states.o, std::vector<float>(head_dim, 0.0f));
@@ -183,7 +183,7 @@ TEST_P(DenseAttention, RowsThatSeeNothingKeepTheirState) {
   states.l.assign(8, 3.0f);
   const States before = states;
   const std::vector<std::uint32_t> visible = {0, 3, 0, 64, 0, 0, 0, 0};
-  kernels().attend_dense_bf16(q.data(), tile.k.data(), tile.v.data(), visible.data(),
+  kernels().attend_dense_bf16({q.data()}, tile.k.data(), tile.v.data(), visible.data(),
                               states.view());
   for (std::size_t row = 0; row < 8; ++row) {
     const bool changed = states.l[row] != before.l[row];
@@ -228,7 +228,7 @@ TEST_P(DenseAttention, RowsDoNotDependOnTheirNeighbours) {
     States alone(70, head_dim);
     for (std::size_t row = 0; row < 70; ++row) {
       States one = negative_zeros(1, head_dim);
-      kernels().attend_dense_bf16(q.data() + row * head_dim, tile.k.data(), tile.v.data(),
+      kernels().attend_dense_bf16({q.data() + row * head_dim}, tile.k.data(), tile.v.data(),
                                   visible.data() + row, one.view());
       alone.m[row] = one.m[0];
       alone.l[row] = one.l[0];
@@ -237,7 +237,7 @@ TEST_P(DenseAttention, RowsDoNotDependOnTheirNeighbours) {
     for (std::size_t rows = 1; rows <= 70; ++rows) {
       const std::size_t first = engine() % (71 - rows);
       States together = negative_zeros(rows, head_dim);
-      kernels().attend_dense_bf16(q.data() + first * head_dim, tile.k.data(), tile.v.data(),
+      kernels().attend_dense_bf16({q.data() + first * head_dim}, tile.k.data(), tile.v.data(),
                                   visible.data() + first, together.view());
       const std::span<const float> m(alone.m.data() + first, rows);
       const std::span<const float> l(alone.l.data() + first, rows);
@@ -262,9 +262,9 @@ TEST_P(DenseAttention, TokensBeyondTheVisibleOnesAreNotUsed) {
     const std::vector<std::uint32_t> visible(5, tokens);
     States expected(5, head_dim);
     States got(5, head_dim);
-    kernels().attend_dense_bf16(q.data(), tile.k.data(), tile.v.data(), visible.data(),
+    kernels().attend_dense_bf16({q.data()}, tile.k.data(), tile.v.data(), visible.data(),
                                 expected.view());
-    kernels().attend_dense_bf16(q.data(), other.k.data(), other.v.data(), visible.data(),
+    kernels().attend_dense_bf16({q.data()}, other.k.data(), other.v.data(), visible.data(),
                                 got.view());
     EXPECT_EQ(bits_of(got.m), bits_of(expected.m));
     EXPECT_EQ(bits_of(got.l), bits_of(expected.l));
@@ -282,8 +282,8 @@ TEST_P(DenseAttention, MergingPartsEqualsTheWhole) {
     States left(6, head_dim);
     States right(6, head_dim);
     for (std::size_t i = 0; i < 3; ++i) {
-      kernels().attend_dense_bf16(q.data(), tiles[i].k.data(), tiles[i].v.data(), visible[i].data(),
-                                  (i == 0 ? left : right).view());
+      kernels().attend_dense_bf16({q.data()}, tiles[i].k.data(), tiles[i].v.data(),
+                                  visible[i].data(), (i == 0 ? left : right).view());
     }
     kernels().merge_states(left.view(), right.view());
     expect_exact(left, q, tiles, visible, 2e-6, kernels());
@@ -295,7 +295,7 @@ TEST_P(DenseAttention, MergingEmptyStates) {
   const TileData tile(head_dim, 120);
   const std::vector<float> q = queries(2, head_dim, 122);
   States full(2, head_dim);
-  kernels().attend_dense_bf16(q.data(), tile.k.data(), tile.v.data(), nullptr, full.view());
+  kernels().attend_dense_bf16({q.data()}, tile.k.data(), tile.v.data(), nullptr, full.view());
   const States before = full;
   States empty(2, head_dim);
   kernels().merge_states(full.view(), empty.view());
@@ -350,7 +350,7 @@ TEST(DenseAttentionBits, FusedInstructionSetsAgree) {
       const DenseKernels& kernels = dense_kernels(isa);
       States states(11, head_dim);
       States other = negative_zeros(11, head_dim);
-      kernels.attend_dense_bf16(q.data(), tile.k.data(), tile.v.data(), nullptr, states.view());
+      kernels.attend_dense_bf16({q.data()}, tile.k.data(), tile.v.data(), nullptr, states.view());
       kernels.merge_states(other.view(), states.view());
       std::vector<float> all = other.m;
       all.insert(all.end(), other.l.begin(), other.l.end());
@@ -363,6 +363,67 @@ TEST(DenseAttentionBits, FusedInstructionSetsAgree) {
       results.push_back(bits_of(all));
     }
     EXPECT_EQ(results[0], results[1]) << head_dim;
+  }
+}
+
+// An addition of c_r * e_t is what one more channel of q and k would make.
+TEST_P(DenseAttention, ScoresAreAddedTo) {
+  const std::size_t head_dim = 40, rows = 13;
+  const TileData tile(head_dim, 70);
+  const std::vector<float> q = queries(rows, head_dim, 71);
+  std::vector<float> wider_q, wider_k, wider_v, add;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const float c = 0.25f * static_cast<float>(r) - 1.0f;
+    wider_q.insert(wider_q.end(), q.begin() + static_cast<std::ptrdiff_t>(r * head_dim),
+                   q.begin() + static_cast<std::ptrdiff_t>((r + 1) * head_dim));
+    wider_q.push_back(c);
+    for (std::size_t t = 0; t < kTileTokens; ++t) add.push_back(c * static_cast<float>(t % 7));
+  }
+  for (std::size_t t = 0; t < kTileTokens; ++t) {
+    for (std::size_t d = 0; d < head_dim; ++d) {
+      wider_k.push_back(tile.wide_k[t * head_dim + d]);
+      wider_v.push_back(tile.wide_v[t * head_dim + d]);
+    }
+    wider_k.push_back(static_cast<float>(t % 7));
+    wider_v.push_back(0.0f);
+  }
+  std::vector<std::uint32_t> visible(rows, 64);
+  visible[2] = 0;
+  visible[5] = 17;
+  States got(rows, head_dim), want(rows, head_dim + 1);
+  kernels().attend_dense_bf16({q.data(), add.data()}, tile.k.data(), tile.v.data(), visible.data(),
+                              got.view());
+  kernels().attend_dense_f32({wider_q.data()}, wider_k.data(), wider_v.data(), visible.data(),
+                             want.view());
+  for (std::size_t r = 0; r < rows; ++r) {
+    ASSERT_NEAR(got.l[r], want.l[r], 1e-4);
+    for (std::size_t d = 0; d < head_dim; ++d) {
+      ASSERT_NEAR(got.o[r * head_dim + d], want.o[r * (head_dim + 1) + d], 1e-4) << r << " " << d;
+    }
+  }
+}
+
+TEST_P(DenseAttention, ScoreTermsAreARowsOwn) {
+  const std::size_t depth = 10, rows = 13;
+  std::vector<float> c = queries(rows, depth, 80), basis = queries(depth, kTileTokens, 81);
+  c[5 * depth] = 3e38f;  // out of bounds
+  basis[7] = 10.0f;
+  std::vector<float> all(rows * kTileTokens), one(kTileTokens);
+  kernels().score_terms(c.data(), basis.data(), depth, rows, all.data());
+  for (std::size_t r = 0; r < rows; ++r) {
+    kernels().score_terms(c.data() + r * depth, basis.data(), depth, 1, one.data());
+    for (std::size_t t = 0; t < kTileTokens; ++t) {
+      double sum = 0;
+      for (std::size_t i = 0; i < depth; ++i) {
+        sum += static_cast<double>(c[r * depth + i]) * basis[i * kTileTokens + t];
+      }
+      ASSERT_EQ(all[r * kTileTokens + t], one[t]) << r << " " << t;
+      if (r == 5) {
+        ASSERT_EQ(std::abs(one[t]), kMaxScoreAdd);
+      } else {
+        ASSERT_NEAR(one[t], sum, 1e-4) << r << " " << t;
+      }
+    }
   }
 }
 

@@ -95,14 +95,14 @@ TEST(HackAttend, RowsAreIndependentBitByBit) {
           States want(kRows, dim);
           for (std::uint32_t r = 0; r < kRows; ++r) {
             for (const Tile* tile : {&first, &second}) {
-              hack_kernels(isa).attend(tile->planes, q.data() + r * dim, want.view(r, 1));
+              hack_kernels(isa).attend(tile->planes, {q.data() + r * dim}, want.view(r, 1));
             }
           }
           for (const std::uint32_t step : {2u, 3u, 4u, 5u, 6u, 7u, 8u, 37u}) {
             States got(kRows, dim);
             for (const Tile* tile : {&first, &second}) {
               for (std::uint32_t r = 0; r < kRows; r += step) {
-                hack_kernels(isa).attend(tile->planes, q.data() + r * dim,
+                hack_kernels(isa).attend(tile->planes, {q.data() + r * dim},
                                          got.view(r, std::min(step, kRows - r)));
               }
             }
@@ -134,9 +134,9 @@ TEST(HackAttend, TouchesOnlyItsRows) {
     const std::vector<float> q = make_queries(5, 64, 2);
     States states(5, 64);
     const States untouched = states;
-    hack_kernels(isa).attend(tile.planes, q.data(), states.view(2, 0));
+    hack_kernels(isa).attend(tile.planes, {q.data()}, states.view(2, 0));
     EXPECT_TRUE(states == untouched);
-    hack_kernels(isa).attend(tile.planes, q.data() + 2 * 64, states.view(2, 1));
+    hack_kernels(isa).attend(tile.planes, {q.data() + 2 * 64}, states.view(2, 1));
     EXPECT_EQ(states.m[1], -kInfinity);
     EXPECT_EQ(states.m[3], -kInfinity);
     EXPECT_EQ(states.o[2 * 64 - 1], 0.0f);
@@ -153,9 +153,9 @@ TEST(HackAttend, StatesMerge) {
     const std::vector<float> q = make_queries(3, 128, 5);
     States ab(3, 128), ba(3, 128);
     for (const Tile* tile : {&a, &b})
-      hack_kernels(isa).attend(tile->planes, q.data(), ab.view(0, 3));
+      hack_kernels(isa).attend(tile->planes, {q.data()}, ab.view(0, 3));
     for (const Tile* tile : {&b, &a})
-      hack_kernels(isa).attend(tile->planes, q.data(), ba.view(0, 3));
+      hack_kernels(isa).attend(tile->planes, {q.data()}, ba.view(0, 3));
     for (std::uint32_t r = 0; r < 3; ++r) {
       EXPECT_EQ(ab.m[r], ba.m[r]);
       EXPECT_NEAR(ab.l[r], ba.l[r], 1e-5f * ab.l[r]);
@@ -177,7 +177,7 @@ TEST(HackAttend, FiniteInFiniteOut) {
           const std::vector<float> q = make_queries(5, 64, 7, query);
           for (std::uint32_t seed = 0; seed < 6; ++seed) {
             const Tile tile(64, bits, bits, seed, low, high);
-            hack_kernels(isa).attend(tile.planes, q.data(), states.view(0, 5));
+            hack_kernels(isa).attend(tile.planes, {q.data()}, states.view(0, 5));
           }
           ASSERT_TRUE(states.finite()) << isa_name(isa) << " query " << query << " scales 2^" << low
                                        << " to 2^" << high << " bits " << bits;
@@ -198,7 +198,7 @@ TEST(HackAttend, HugeScoresChooseTheRightToken) {
     std::vector<float> k(64 * 64), v(64 * 64);
     hack_reconstruct(tile.planes, k.data(), v.data());
     States states(4, 64);
-    hack_kernels(isa).attend(tile.planes, q.data(), states.view(0, 4));
+    hack_kernels(isa).attend(tile.planes, {q.data()}, states.view(0, 4));
     for (std::size_t r = 0; r < 4; ++r) {
       std::size_t best = 0;
       double best_score = -std::numeric_limits<double>::infinity();
@@ -231,6 +231,31 @@ TEST(HackAttend, ReconstructRoundsOnce) {
       const float want = static_cast<float>(double{f32_from_bf16(tile.k_scale[d])} * code +
                                             f32_from_bf16(tile.k_min[d]));
       ASSERT_EQ(k[t * 128 + d], want);
+    }
+  }
+}
+
+// What is added to the scores decides here which token is attended to; where V is huge, in double.
+TEST(HackAttend, ScoresAreAddedTo) {
+  constexpr std::uint32_t kDim = 128, kRows = 7;
+  const auto token_of = [](std::uint32_t row) { return (row * 11 + 3) % 64; };
+  std::vector<float> add(kRows * 64, -1e5f);
+  for (std::uint32_t r = 0; r < kRows; ++r) add[r * 64 + token_of(r)] = 1e5f;
+  for (const Isa isa : available_isas()) {
+    for (const int exponent : {0, 119}) {
+      const Tile tile(kDim, 4, 4, 5, exponent, exponent);
+      std::vector<float> k(64 * kDim), v(64 * kDim), q(kRows * kDim, 0.0f);
+      hack_reconstruct(tile.planes, k.data(), v.data());
+      if (exponent == 0) q = make_queries(kRows, kDim, 3);
+      States states(kRows, kDim);
+      hack_kernels(isa).attend(tile.planes, {q.data(), add.data()}, states.view(0, kRows));
+      const float largest = std::ldexp(64.0f, exponent);
+      for (std::uint32_t r = 0; r < kRows; ++r) {
+        for (std::uint32_t d = 0; d < kDim; ++d) {
+          ASSERT_NEAR(states.o[r * kDim + d] / largest, v[token_of(r) * kDim + d] / largest, 1e-3)
+              << r << " " << d << " 2^" << exponent;
+        }
+      }
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <set>
 #include <sstream>
 
 #include "tests/transport/transfer_world.h"
@@ -111,6 +112,19 @@ TEST(WireFormatDocument, ExampleIsWhatHappens) {
   EXPECT_EQ(documented, happened);
   EXPECT_EQ(t.stats.wire_bytes, 1823u);
   EXPECT_EQ(t.stats.payload_bytes, 704u);
+}
+
+// Geometries that differ in anything do not go together, in what is left out of KV neither.
+TEST(LayoutFingerprint, DependsOnEveryFieldOfTheGeometry) {
+  const FakeCodec codec;
+  const codec::KvGeometry geometry{4, 2, 8, 64};
+  std::set<std::uint64_t> seen{layout_fingerprint(geometry, codec)};
+  for (const codec::KvGeometry other :
+       {codec::KvGeometry{5, 2, 8, 64}, codec::KvGeometry{4, 4, 8, 64},
+        codec::KvGeometry{4, 2, 4, 64}, codec::KvGeometry{4, 2, 8, 128},
+        codec::KvGeometry{4, 2, 8, 64, 1}, codec::KvGeometry{4, 2, 8, 64, 2}}) {
+    EXPECT_TRUE(seen.insert(layout_fingerprint(other, codec)).second);
+  }
 }
 
 TEST(Bodies, RoundTripAndLimits) {
