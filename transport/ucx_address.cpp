@@ -1,9 +1,11 @@
 #include "transport/ucx_address.h"
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <span>
 #include <string_view>
+#include <system_error>
 
 #include "base/hash.h"
 
@@ -58,10 +60,15 @@ Result<UcxAddress> parse_ucx_address(const std::string& bytes) {
 }
 
 std::uint64_t this_host() {
-  std::ifstream in("/proc/sys/kernel/random/boot_id");
   std::string id;
-  in >> id;
-  return id.empty() ? 0 : hash64(std::as_bytes(std::span(id)));
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
+  std::error_code error;
+  for (const char* name : {"ipc", "mnt", "net", "pid"}) {
+    const auto of = std::filesystem::read_symlink(std::string("/proc/self/ns/") + name, error);
+    if (error || id.empty()) return 0;
+    id += of.string();
+  }
+  return hash64(std::as_bytes(std::span(id)));
 }
 
 }  // namespace kvferry::transport

@@ -24,7 +24,10 @@ std::string to_bytes(const UcxAddress& address);
 // kInvalidArgument for other bytes, kDataLoss for damaged ones.
 Result<UcxAddress> parse_ucx_address(const std::string& bytes);
 
-// Equal in all processes that run on one kernel since its start; 0 where the kernel does not say.
+// Equal in all processes that can use UCX's shared memory with each other: of one kernel since its
+// start, and of one IPC, mount, network and process namespace (UCX wakes its peer through a socket
+// of the network namespace, and finds its memory through the others). 0 where the kernel does not
+// say.
 std::uint64_t this_host();
 
 }  // namespace kvferry::transport
