@@ -27,6 +27,7 @@ std::vector<std::byte> encode_want(const WantBody& body) {
   out.put(body.geometry.kv_heads);
   out.put(body.geometry.q_heads);
   out.put(body.geometry.head_dim);
+  out.put(body.geometry.removed_bias);
   out.put(static_cast<std::uint32_t>(body.spec.size()));
   out.put_text(body.spec);
   return out.take();
@@ -41,6 +42,7 @@ Result<WantBody> decode_want(std::span<const std::byte> payload) {
   body.geometry.kv_heads = in.get<std::uint32_t>();
   body.geometry.q_heads = in.get<std::uint32_t>();
   body.geometry.head_dim = in.get<std::uint32_t>();
+  body.geometry.removed_bias = in.get<std::uint64_t>();
   const auto length = in.get<std::uint32_t>();
   if (!in.ok() || length > kMaxSpecBytes || length != in.left()) return malformed("WANT");
   body.spec = in.get_text(length);

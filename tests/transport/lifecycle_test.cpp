@@ -211,6 +211,7 @@ TEST(TransferRefusal, NamesTheCause) {
       {"codec differs: sender has 'fake', receiver expects 'other'",
        [](World&, TestTransfer& t) { t.identity.codec = std::make_shared<FakeCodec>("other"); }},
       {"layout differs", [](World&, TestTransfer& t) { t.identity.geometry.head_dim = 128; }},
+      {"layout differs", [](World&, TestTransfer& t) { t.identity.geometry.removed_bias = 1; }},
       {"layout differs",
        [](World&, TestTransfer& t) { t.identity.codec = std::make_shared<FakeCodec>("fake", 2); }},
       {"tokens differ: sender has 100, receiver expects 101",
