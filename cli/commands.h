@@ -72,6 +72,7 @@ int run_doctor(const DoctorOptions& options);
 
 struct UpOptions {
   std::string model;
+  std::string chat_template;  // a format's name, a file with a template, or empty: the checkpoint's
   std::vector<std::string> codecs;
   std::uint32_t prefill = 1, decode = 1;
   std::string transport = "ucx";
@@ -99,6 +100,7 @@ int run_demo(const DemoOptions& options);
 struct ChatOptions {
   std::string url = "http://127.0.0.1:8080";
   std::string model;  // a checkpoint's directory: starts a cluster with it, and url is not used
+  std::string chat_template;  // of that cluster, as UpOptions has it
   std::string api_key;
   std::string codec;  // empty: the server's default
   std::string system;

@@ -102,6 +102,13 @@ Command add_doctor(CLI::App& app, DoctorOptions& options) {
   return [&options] { return run_doctor(options); };
 }
 
+void add_chat_template_option(CLI::App* app, std::string& choice) {
+  app->add_option(
+      "--chat-template", choice,
+      "Format of chats: a name of docs/operations.md (qwen2.5, llama-3.1, none...), or a "
+      "file with a template; the checkpoint's own unless said");
+}
+
 Command add_up(CLI::App& app, UpOptions& options) {
   CLI::App* sub = app.add_subcommand("up", "A whole cluster on this machine");
   sub->add_option("--model", options.model, "Directory of a checkpoint with its tokenizer")
@@ -126,6 +133,7 @@ Command add_up(CLI::App& app, UpOptions& options) {
       ->capture_default_str();
   sub->add_option("--lease-ms", options.lease_ms, "Lease of a transfer without progress")
       ->check(CLI::Range(100u, 3600000u));
+  add_chat_template_option(sub, options.chat_template);
   sub->add_option("--api-keys", options.api_keys, "File of the API's keys; see kvferry api-key");
   sub->add_option("--directory", options.directory,
                   "Of the processes' configs; temporary unless said");
@@ -167,6 +175,8 @@ Command add_chat(CLI::App& app, ChatOptions& options) {
                   ->capture_default_str();
   sub->add_option("--model", options.model, "A checkpoint to start a cluster with, for this chat")
       ->excludes(url);
+  add_chat_template_option(sub, options.chat_template);
+  sub->get_option("--chat-template")->needs("--model");
   add_api_key_option(sub, options.api_key);
   sub->add_option("--codec", options.codec, "Codec of the KV cache; the server's unless said");
   sub->add_option("--system", options.system, "The system message");
