@@ -1,4 +1,6 @@
 // The benchmarks that `kvferry bench` runs.
 #pragma once
 
-#include "bench/prefill_bench.h"
+#include "bench/machine.h"         // IWYU pragma: export
+#include "bench/prefill_bench.h"   // IWYU pragma: export
+#include "bench/tokenize_bench.h"  // IWYU pragma: export

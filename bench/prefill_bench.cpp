@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #include <span>
 
 #include "base/compute_pool.h"
+#include "bench/machine.h"
 #include "codec/codec.h"
 #include "codec/sequence_kv.h"
 #include "kernels/isa.h"
@@ -24,15 +24,6 @@ double operations(const model::ModelConfig& c, std::uint32_t tokens) {
   const double linear = 2 * t * hidden * (q + 2 * kv + q + 3.0 * c.intermediate);
   const double attention = 4 * t * t / 2 * q;
   return c.layers * (linear + attention) + 2 * hidden * c.vocab;
-}
-
-std::string cpu_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);) {
-    const auto colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown";
 }
 
 struct Run {

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "bench/prefill_bench.h"
+#include "bench/tokenize_bench.h"
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
 #include "cli/worker_config.h"
@@ -30,7 +31,22 @@ Status bench_prefill(const BenchPrefillOptions& options) {
   return ok_status();
 }
 
+Status bench_tokenize(const BenchTokenizeOptions& options) {
+  KVF_ASSIGN_OR_RETURN(const auto report,
+                       bench::run_tokenize_bench({options.model, options.text, options.runs}));
+  if (options.json) {
+    fmt::print("{}\n", boost::json::serialize(bench::to_json(report)));
+  } else {
+    fmt::print("{}", bench::to_text(report));
+  }
+  return ok_status();
+}
+
 }  // namespace
+
+int run_bench_tokenize(const BenchTokenizeOptions& options) {
+  return report("bench tokenize", bench_tokenize(options));
+}
 
 int run_bench_prefill(const BenchPrefillOptions& options) {
   return report("bench prefill", bench_prefill(options));

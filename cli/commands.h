@@ -64,6 +64,13 @@ struct BenchPrefillOptions {
 };
 int run_bench_prefill(const BenchPrefillOptions& options);
 
+struct BenchTokenizeOptions {
+  std::string model, text;
+  int runs = 7;
+  bool json = false;
+};
+int run_bench_tokenize(const BenchTokenizeOptions& options);
+
 struct DoctorOptions {
   std::string model;    // empty: no numerics class
   std::string ucx_tls;  // empty: UCX_TLS or UCX's own choice

@@ -93,6 +93,18 @@ Command add_bench_prefill(CLI::App* bench, BenchPrefillOptions& options) {
   return [&options] { return run_bench_prefill(options); };
 }
 
+Command add_bench_tokenize(CLI::App* bench, BenchTokenizeOptions& options) {
+  CLI::App* sub = bench->add_subcommand("tokenize", "Speed of a tokenizer on a text, one thread");
+  sub->add_option("--model", options.model, "A checkpoint's directory")->required();
+  sub->add_option("--text", options.text, "A file of UTF-8")->required();
+  sub->add_option("--runs", options.runs, "Of which the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry bench tokenize --model models/mini --text README.md --json"});
+  return [&options] { return run_bench_tokenize(options); };
+}
+
 Command add_doctor(CLI::App& app, DoctorOptions& options) {
   CLI::App* sub =
       app.add_subcommand("doctor", "What this machine has and what to do about the rest");
@@ -207,6 +219,7 @@ int main(int argc, char** argv) {
   LogitsOptions logits;
   DescribeOptions describe;
   BenchPrefillOptions bench_prefill;
+  BenchTokenizeOptions bench_tokenize;
   DoctorOptions doctor;
   UpOptions up;
   DemoOptions demo;
@@ -229,6 +242,7 @@ int main(int argc, char** argv) {
   bench->require_subcommand(1);
   examples(bench, {"kvferry bench prefill --model random:llama-3.2-1b"});
   add(bench, "prefill", add_bench_prefill(bench, bench_prefill));
+  add(bench, "tokenize", add_bench_tokenize(bench, bench_tokenize));
   add(&app, "doctor", add_doctor(app, doctor));
   add(&app, "up", add_up(app, up));
   add(&app, "demo", add_demo(app, demo));
