@@ -111,6 +111,13 @@ TEST(Arguments, MissingCheckpoint) {
   EXPECT_THAT(outcome.output, HasSubstr("/nowhere/at-all"));
 }
 
+TEST(Arguments, MissingKeys) {
+  const Outcome outcome =
+      run({"up", "--model", model_directory().string(), "--api-keys", "/nowhere/keys.yaml"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("/nowhere/keys.yaml"));
+}
+
 TEST(Arguments, UnknownCodecNamesThePosition) {
   const Outcome outcome = run({"generate", "--model", model_directory().string(), "--prompt", "x",
                                "--codec", "hadamard | hcak(k=2,v=2)"});

@@ -28,7 +28,7 @@ TEST(GatewayConfig, EverythingCanBeSaid) {
   const auto config = parse(
       std::string(kLeast) +
       "host: 0.0.0.0\nport: 0\ncodecs: [raw, \"hack(k=2,v=2)\"]\nlocal_prefill_tokens: 10\n"
-      "policy: round_robin\ndefault_max_tokens: 7\ntimeout_s: 5\n"
+      "policy: round_robin\ndefault_max_tokens: 7\ntimeout_s: 5\napi_keys: keys.yaml\n"
       "ready: {prefill_workers: 1, decode_workers: 2}\n"
       "liveness: {beat_ms: 100, missed_beats_dead: 2}\n"
       "limits: {running: 3, queued: 4, failures: 5, attempts: 6}\n"
@@ -37,6 +37,7 @@ TEST(GatewayConfig, EverythingCanBeSaid) {
   ASSERT_TRUE(config.ok()) << config.status().to_string();
   EXPECT_EQ(config->host, "0.0.0.0");
   EXPECT_EQ(config->codecs.size(), 2u);
+  EXPECT_EQ(config->api_keys, "keys.yaml");
   EXPECT_EQ(config->local_prefill_tokens, 10u);
   EXPECT_EQ(config->ready_decode_workers, 2u);
   EXPECT_EQ(config->liveness.beat_ns, 100 * kMillisecond);
