@@ -1,6 +1,8 @@
 // The benchmarks that `kvferry bench` runs.
 #pragma once
 
-#include "bench/machine.h"         // IWYU pragma: export
-#include "bench/prefill_bench.h"   // IWYU pragma: export
-#include "bench/tokenize_bench.h"  // IWYU pragma: export
+#include "bench/attention_bench.h"
+#include "bench/kv_data.h"
+#include "bench/machine.h"
+#include "bench/oracle.h"
+#include "bench/prefill_bench.h"

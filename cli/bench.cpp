@@ -5,8 +5,8 @@
 #include <boost/json.hpp>
 #include <thread>
 
+#include "bench/attention_bench.h"
 #include "bench/prefill_bench.h"
-#include "bench/tokenize_bench.h"
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
 #include "cli/worker_config.h"
@@ -31,9 +31,8 @@ Status bench_prefill(const BenchPrefillOptions& options) {
   return ok_status();
 }
 
-Status bench_tokenize(const BenchTokenizeOptions& options) {
-  KVF_ASSIGN_OR_RETURN(const auto report,
-                       bench::run_tokenize_bench({options.model, options.text, options.runs}));
+Status bench_attention(const BenchAttentionOptions& options) {
+  KVF_ASSIGN_OR_RETURN(const auto report, bench::run_attention_bench(options.bench));
   if (options.json) {
     fmt::print("{}\n", boost::json::serialize(bench::to_json(report)));
   } else {
@@ -44,8 +43,8 @@ Status bench_tokenize(const BenchTokenizeOptions& options) {
 
 }  // namespace
 
-int run_bench_tokenize(const BenchTokenizeOptions& options) {
-  return report("bench tokenize", bench_tokenize(options));
+int run_bench_attention(const BenchAttentionOptions& options) {
+  return report("bench attention", bench_attention(options));
 }
 
 int run_bench_prefill(const BenchPrefillOptions& options) {

@@ -93,16 +93,21 @@ Command add_bench_prefill(CLI::App* bench, BenchPrefillOptions& options) {
   return [&options] { return run_bench_prefill(options); };
 }
 
-Command add_bench_tokenize(CLI::App* bench, BenchTokenizeOptions& options) {
-  CLI::App* sub = bench->add_subcommand("tokenize", "Speed of a tokenizer on a text, one thread");
-  sub->add_option("--model", options.model, "A checkpoint's directory")->required();
-  sub->add_option("--text", options.text, "A file of UTF-8")->required();
-  sub->add_option("--runs", options.runs, "Of which the median counts")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+Command add_bench_attention(CLI::App* bench, BenchAttentionOptions& options) {
+  CLI::App* sub =
+      bench->add_subcommand("attention", "Decode attention beside bf16 and the roofline");
+  auto& b = options.bench;
+  sub->add_option("--codec", b.codec, "")->capture_default_str();
+  sub->add_option("--tokens", b.tokens, "Of the cache, in multiples of 64")->capture_default_str();
+  sub->add_option("--kv-heads", b.kv_heads, "")->check(CLI::Range(1u, 1024u));
+  sub->add_option("--head-dim", b.head_dim, "")->check(CLI::Range(16u, 256u));
+  sub->add_option("--group", b.group, "Query heads of a KV head")->check(CLI::Range(1u, 64u));
+  sub->add_option("--queries", b.queries, "Query tokens; 512 stands for a prefill's chunk")
+      ->check(CLI::Range(1u, 4096u));
+  sub->add_option("--threads", b.threads, "")->check(CLI::Range(1, 1024));
+  sub->add_option("--runs", b.runs, "The median of")->check(CLI::Range(1, 1000));
   sub->add_flag("--json", options.json, "Print one JSON object");
-  examples(sub, {"kvferry bench tokenize --model models/mini --text README.md --json"});
-  return [&options] { return run_bench_tokenize(options); };
+  return [&options] { return run_bench_attention(options); };
 }
 
 Command add_doctor(CLI::App& app, DoctorOptions& options) {
@@ -112,13 +117,6 @@ Command add_doctor(CLI::App& app, DoctorOptions& options) {
   sub->add_option("--ucx-tls", options.ucx_tls, "UCX transports to test, as UCX_TLS");
   examples(sub, {"kvferry doctor", "kvferry doctor --model models/mini --ucx-tls shm,tcp,self"});
   return [&options] { return run_doctor(options); };
-}
-
-void add_chat_template_option(CLI::App* app, std::string& choice) {
-  app->add_option(
-      "--chat-template", choice,
-      "Format of chats: a name of docs/operations.md (qwen2.5, llama-3.1, none...), or a "
-      "file with a template; the checkpoint's own unless said");
 }
 
 Command add_up(CLI::App& app, UpOptions& options) {
@@ -145,7 +143,6 @@ Command add_up(CLI::App& app, UpOptions& options) {
       ->capture_default_str();
   sub->add_option("--lease-ms", options.lease_ms, "Lease of a transfer without progress")
       ->check(CLI::Range(100u, 3600000u));
-  add_chat_template_option(sub, options.chat_template);
   sub->add_option("--api-keys", options.api_keys, "File of the API's keys; see kvferry api-key");
   sub->add_option("--directory", options.directory,
                   "Of the processes' configs; temporary unless said");
@@ -187,8 +184,6 @@ Command add_chat(CLI::App& app, ChatOptions& options) {
                   ->capture_default_str();
   sub->add_option("--model", options.model, "A checkpoint to start a cluster with, for this chat")
       ->excludes(url);
-  add_chat_template_option(sub, options.chat_template);
-  sub->get_option("--chat-template")->needs("--model");
   add_api_key_option(sub, options.api_key);
   sub->add_option("--codec", options.codec, "Codec of the KV cache; the server's unless said");
   sub->add_option("--system", options.system, "The system message");
@@ -219,7 +214,7 @@ int main(int argc, char** argv) {
   LogitsOptions logits;
   DescribeOptions describe;
   BenchPrefillOptions bench_prefill;
-  BenchTokenizeOptions bench_tokenize;
+  BenchAttentionOptions bench_attention;
   DoctorOptions doctor;
   UpOptions up;
   DemoOptions demo;
@@ -242,7 +237,7 @@ int main(int argc, char** argv) {
   bench->require_subcommand(1);
   examples(bench, {"kvferry bench prefill --model random:llama-3.2-1b"});
   add(bench, "prefill", add_bench_prefill(bench, bench_prefill));
-  add(bench, "tokenize", add_bench_tokenize(bench, bench_tokenize));
+  add(bench, "attention", add_bench_attention(bench, bench_attention));
   add(&app, "doctor", add_doctor(app, doctor));
   add(&app, "up", add_up(app, up));
   add(&app, "demo", add_demo(app, demo));

@@ -91,7 +91,7 @@ void read_defaults(const json::object& generation, ServedModel& model) {
 
 }  // namespace
 
-Result<ServedModel> ServedModel::load(const fs::path& directory, const std::string& chat_template) {
+Result<ServedModel> ServedModel::load(const fs::path& directory) {
   ServedModel model;
   const fs::path normal = directory.lexically_normal();
   model.name = (normal.has_filename() ? normal : normal.parent_path()).filename().string();
@@ -110,7 +110,7 @@ Result<ServedModel> ServedModel::load(const fs::path& directory, const std::stri
   read_defaults(generation, model);
 
   KVF_ASSIGN_OR_RETURN(model.tokenizer, text::Tokenizer::load(directory));
-  KVF_ASSIGN_OR_RETURN(model.chat, text::ChatTemplate::load(directory, chat_template));
+  KVF_ASSIGN_OR_RETURN(model.chat, text::ChatTemplate::load(directory));
   return model;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention_state.h"
+#include "kernels/ceilings.h"
 #include "kernels/dense_kernels.h"
 #include "kernels/hack_kernels.h"
 #include "kernels/isa.h"

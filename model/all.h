@@ -1,6 +1,7 @@
 // The room's public headers.
 #pragma once
 
+#include "model/attention.h"
 #include "model/choice_sampler.h"
 #include "model/gemm_rates.h"
 #include "model/logits.h"

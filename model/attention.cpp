@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "codec/segment.h"
 #include "kernels/dense_kernels.h"
 
 namespace kvferry::model {
@@ -192,6 +193,10 @@ void Attention::attend_cell(const Call& call, const Task& task, std::uint32_t ce
   const std::uint32_t first = cell * kCellTiles;
   const std::uint32_t last = std::min(first + kCellTiles, task.tile);
   for (std::uint32_t tile = first; tile < last; ++tile) {
+    // Two tiles ahead, into the next cell too: a thread goes there next, or its neighbour does.
+    if (tile + 2 < task.tile) {
+      codec::prefetch_head(kv.segment(call.layer, tile + 2), kv_heads_, task.kv_head);
+    }
     score_tile(tile);
     kv.codec->attend(kv.geometry, kv.segment(call.layer, tile), task.kv_head, queries, states);
   }

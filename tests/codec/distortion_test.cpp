@@ -7,11 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "bench/kv_data.h"
 #include "kernels/isa.h"
-#include "kv_data.h"
 
-namespace kvferry::codec::testing {
+namespace kvferry::codec {
 namespace {
+
+using namespace bench;  // NOLINT: made-up KV is what these tests are about
 
 constexpr std::uint32_t kDim = 128;
 constexpr std::uint32_t kHeads = 4;
@@ -164,4 +166,4 @@ TEST(Distortion, DomainRoundTripAndScores) {
 }
 
 }  // namespace
-}  // namespace kvferry::codec::testing
+}  // namespace kvferry::codec

@@ -1,7 +1,7 @@
 // attend against exact attention in double precision over what the bytes mean, on every
 // instruction set: within the hard bound always, and with no more than 1.2 times the root mean
 // square error that rounding q and p to 8 bits predicts.
-#include "oracle.h"
+#include "bench/oracle.h"
 
 #include <gtest/gtest.h>
 
@@ -9,11 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "bench/kv_data.h"
 #include "kernels/isa.h"
-#include "kv_data.h"
 
-namespace kvferry::codec::testing {
+namespace kvferry::codec {
 namespace {
+
+using namespace bench;  // NOLINT: made-up KV is what these tests are about
 
 struct Case {
   std::string spec;
@@ -64,7 +66,9 @@ void check_bound(const std::vector<float>& got, const OracleAnswer& want, Errors
 void run_case(const Case& c) {
   const KvGeometry geometry{1, 2, 2 * c.gqa, c.head_dim};
   const std::uint64_t seed = 17 * c.head_dim + c.tokens + 31 * c.gqa;
-  const EncodedSequence sequence = encode_sequence(c.spec, geometry, c.tokens, c.kind, seed);
+  const auto made = encode_sequence(c.spec, geometry, c.tokens, c.kind, seed);
+  ASSERT_TRUE(made.ok()) << made.status().to_string();
+  const EncodedSequence& sequence = *made;
   const std::uint32_t rows = std::max(c.gqa, 3u);
   std::vector<Errors> errors(kernels::available_isas().size());
   for (std::uint32_t h = 0; h < geometry.kv_heads; ++h) {
@@ -141,4 +145,4 @@ TEST_F(Oracle, Raw) {
 }
 
 }  // namespace
-}  // namespace kvferry::codec::testing
+}  // namespace kvferry::codec

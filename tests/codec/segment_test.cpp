@@ -13,11 +13,13 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "bench/kv_data.h"
 #include "kernels/isa.h"
-#include "kv_data.h"
 
-namespace kvferry::codec::testing {
+namespace kvferry::codec {
 namespace {
+
+using namespace bench;  // NOLINT: made-up KV is what these tests are about
 
 using ::testing::HasSubstr;
 
@@ -330,4 +332,4 @@ TEST(Segment, ExactCodecKeepsF32) {
 }
 
 }  // namespace
-}  // namespace kvferry::codec::testing
+}  // namespace kvferry::codec

@@ -50,6 +50,11 @@ std::string environment(const char* name) {
 fs::path model_directory() { return fs::path(environment("KVFERRY_SOURCE_DIR")) / "models/mini"; }
 
 Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterOptions& options) {
+  for (const char* name : {"KVFERRY_PROGRAM", "KVFERRY_SOURCE_DIR"}) {
+    if (environment(name).empty()) {
+      return invalid_argument(std::string(name) + " is not set: run through ctest, or export it");
+    }
+  }
   std::unique_ptr<Cluster> cluster(new Cluster());
   std::string pattern = (fs::temp_directory_path() / "kvferry-e2e-XXXXXX").string();
   if (mkdtemp(pattern.data()) == nullptr) return unavailable("mkdtemp");

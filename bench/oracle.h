@@ -2,6 +2,8 @@
 // bytes mean, the hard bound of the integer rounding (docs/codecs.md, "Error bounds"), and the
 // error that rounding q and p to 8 bits predicts. It reads segments on its own, by the offsets of
 // docs/codecs.md.
+//
+// Thread contract: pure functions.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +11,7 @@
 
 #include "codec/sequence_kv.h"
 
-namespace kvferry::codec::testing {
+namespace kvferry::bench {
 
 struct OracleAnswer {
   std::vector<double> output;            // [rows][head_dim], normalised
@@ -26,8 +28,8 @@ struct DecodedHead {
   std::vector<double> k_scale;         // [tokens][head_dim]
   std::vector<double> v_scale;         // [tokens][head_dim]
 };
-DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head);
+DecodedHead decode_head(const codec::SequenceKv& kv, std::uint32_t kv_head);
 
 OracleAnswer oracle(const DecodedHead& head, const std::vector<float>& queries, std::uint64_t seed);
 
-}  // namespace kvferry::codec::testing
+}  // namespace kvferry::bench

@@ -1,6 +1,4 @@
-#include "kv_data.h"
-
-#include <gtest/gtest.h>
+#include "bench/kv_data.h"
 
 #include <cmath>
 #include <cstring>
@@ -10,7 +8,11 @@
 #include "base/hash.h"
 #include "kernels/dense_kernels.h"
 
-namespace kvferry::codec::testing {
+namespace kvferry::bench {
+
+using codec::kTileTokens;
+using codec::OpenTile;
+
 namespace {
 
 float value_of(Kind kind, std::uint64_t seed, std::uint32_t t, std::uint32_t d,
@@ -90,12 +92,12 @@ std::vector<float> make_queries(std::uint64_t seed, std::uint32_t rows, std::uin
   return queries;
 }
 
-EncodedSequence encode_sequence(const std::string& spec, const KvGeometry& geometry,
-                                std::uint32_t tokens, Kind kind, std::uint64_t seed) {
+Result<EncodedSequence> encode_sequence(const std::string& spec, const KvGeometry& geometry,
+                                        std::uint32_t tokens, Kind kind, std::uint64_t seed) {
   EncodedSequence sequence;
-  auto codec = make_codec(spec);
-  EXPECT_TRUE(codec.ok()) << codec.status().to_string();
-  sequence.memory = std::make_unique<OwnedSequenceKv>(*codec, geometry, tokens);
+  KVF_ASSIGN_OR_RETURN(const auto codec, codec::make_codec(spec));
+  KVF_RETURN_IF_ERROR(codec->supports(geometry));
+  sequence.memory = std::make_unique<codec::OwnedSequenceKv>(codec, geometry, tokens);
   SequenceKv& kv = sequence.kv();
   for (std::uint32_t h = 0; h < geometry.kv_heads; ++h) {
     sequence.k.push_back(make_values(kind, seed + 1000 * h, tokens, geometry.head_dim));
@@ -112,9 +114,8 @@ EncodedSequence encode_sequence(const std::string& spec, const KvGeometry& geome
     kv.length = t + 1;
     if (kv.length % kTileTokens != 0) continue;
     const std::uint32_t tile = t / kTileTokens;
-    const Status status =
-        kv.codec->encode(geometry, 0, tile, kTileTokens, open, kv.segment(0, tile));
-    EXPECT_TRUE(status.ok()) << status.to_string();
+    KVF_RETURN_IF_ERROR(
+        kv.codec->encode(geometry, 0, tile, kTileTokens, open, kv.segment(0, tile)));
   }
   return sequence;
 }
@@ -127,18 +128,18 @@ std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t kv_head,
   std::vector<float> l(rows, 0.0f);
   std::vector<float> o(queries.size(), 0.0f);
   const kernels::AttentionStates states{m.data(), l.data(), o.data(), rows, dim};
-  const QueryRows query_rows{queries.data(), rows};
+  const codec::QueryRows query_rows{queries.data(), rows};
   for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
     kv.codec->attend(kv.geometry, kv.segment(0, tile), kv_head, query_rows, states);
   }
   if (kv.length % kTileTokens != 0) {
     const std::vector<std::uint32_t> visible(rows, kv.length % kTileTokens);
-    attend_open(kv.geometry, kv.codec->traits().open_dtype, kv.open_tile(0), kv_head, query_rows,
-                visible.data(), states);
+    codec::attend_open(kv.geometry, kv.codec->traits().open_dtype, kv.open_tile(0), kv_head,
+                       query_rows, visible.data(), states);
   }
   std::vector<float> out(queries.size());
   kernels::dense_kernels().normalize(states, out.data());
   return out;
 }
 
-}  // namespace kvferry::codec::testing
+}  // namespace kvferry::bench

@@ -1,4 +1,7 @@
-// KV for the codec's tests: seeded values of several kinds, and a sequence encoded from them.
+// KV made up for tests and measurements: seeded values of several kinds, and a sequence encoded
+// from them.
+//
+// Thread contract: pure functions.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +10,13 @@
 #include <string_view>
 #include <vector>
 
+#include "base/status.h"
 #include "codec/sequence_kv.h"
 
-namespace kvferry::codec::testing {
+namespace kvferry::bench {
+
+using codec::KvGeometry;
+using codec::SequenceKv;
 
 enum class Kind {
   kGaussian,
@@ -38,15 +45,15 @@ std::vector<float> make_queries(std::uint64_t seed, std::uint32_t rows, std::uin
 // A sequence of `tokens` tokens in one layer, encoded as a worker would: closed tiles as segments,
 // the rest in the open tile. k[h], v[h] are what went in.
 struct EncodedSequence {
-  std::unique_ptr<OwnedSequenceKv> memory;
+  std::unique_ptr<codec::OwnedSequenceKv> memory;
   std::vector<std::vector<std::uint16_t>> k, v;
   SequenceKv& kv() const { return memory->kv(); }
 };
-EncodedSequence encode_sequence(const std::string& spec, const KvGeometry& geometry,
-                                std::uint32_t tokens, Kind kind, std::uint64_t seed);
+Result<EncodedSequence> encode_sequence(const std::string& spec, const KvGeometry& geometry,
+                                        std::uint32_t tokens, Kind kind, std::uint64_t seed);
 
 // What attention over the sequence's layer 0 gives: normalised output [rows][head_dim].
 std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t kv_head,
                                    const std::vector<float>& queries);
 
-}  // namespace kvferry::codec::testing
+}  // namespace kvferry::bench

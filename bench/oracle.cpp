@@ -1,14 +1,21 @@
-#include "oracle.h"
+#include "bench/oracle.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "bench/kv_data.h"
 #include "codec/segment.h"
 #include "kernels/dense_kernels.h"
-#include "kv_data.h"
 
-namespace kvferry::codec::testing {
+namespace kvferry::bench {
+
+using codec::kTileTokens;
+using codec::OpenTile;
+using codec::SegmentHeader;
+using codec::SegmentKind;
+using codec::SequenceKv;
+
 namespace {
 
 // f32 sums of at most 256 terms, exp and the merges of tiles, each relative to the magnitudes
@@ -265,4 +272,4 @@ OracleAnswer oracle(const DecodedHead& head, const std::vector<float>& queries,
   return answer;
 }
 
-}  // namespace kvferry::codec::testing
+}  // namespace kvferry::bench

@@ -1,0 +1,283 @@
+#include "bench/attention_bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/extent_pool.h"
+#include "bench/kv_data.h"
+#include "bench/machine.h"
+#include "bench/oracle.h"
+#include "kernels/hack_kernels.h"
+#include "model/attention.h"
+
+namespace kvferry::bench {
+namespace {
+
+using codec::kTileTokens;
+
+constexpr std::size_t kLeastWorkingSet = std::size_t{256} << 20;
+constexpr std::uint32_t kDistinctTiles = 8;  // the others are copies
+constexpr std::uint32_t kCheckedTokens = 1000;
+
+// A long sequence in one codec, and one query token's attention over a layer of it.
+class Subject {
+ public:
+  static Result<std::unique_ptr<Subject>> create(const std::string& spec,
+                                                 const AttentionBenchOptions& options,
+                                                 ComputePool& pool);
+
+  // One pass over all layers, in nanoseconds per query token, cached token and KV head.
+  double run();
+  std::size_t bytes() const { return layer_bytes_ * config_.layers; }
+  double bytes_per_token_kv_head() const {
+    return static_cast<double>(layer_bytes_) / tokens_ / config_.kv_heads;
+  }
+  std::span<const std::byte> memory() const { return memory_->arena(); }
+  const std::string& spec() const { return kv_.codec->spec(); }
+
+ private:
+  Subject(const AttentionBenchOptions& options, ComputePool& pool)
+      : pool_(pool), tokens_(options.tokens), queries_(options.queries) {}
+  Status fill(std::shared_ptr<const codec::Codec> codec, const AttentionBenchOptions& options);
+  void prepare_queries();
+
+  ComputePool& pool_;
+  const std::uint32_t tokens_, queries_;
+  model::ModelConfig config_;
+  codec::SequenceKv kv_;
+  std::size_t layer_bytes_ = 0;
+  std::unique_ptr<ExtentPool> memory_;  // as a worker's: in huge pages where there are
+  std::vector<Extent> extents_;
+  Status take(std::size_t bytes, std::byte*& data);
+  model::StepKv step_;
+  std::unique_ptr<model::RemovedBias> no_bias_;
+  std::unique_ptr<model::Attention> attention_;
+  std::vector<float> q_;
+  std::vector<std::byte> out_;
+};
+
+Result<std::unique_ptr<Subject>> Subject::create(const std::string& spec,
+                                                 const AttentionBenchOptions& options,
+                                                 ComputePool& pool) {
+  KVF_ASSIGN_OR_RETURN(auto codec, codec::make_codec(spec));
+  std::unique_ptr<Subject> subject(new Subject(options, pool));
+  KVF_RETURN_IF_ERROR(subject->fill(std::move(codec), options));
+  subject->prepare_queries();
+  return subject;
+}
+
+Status Subject::fill(std::shared_ptr<const codec::Codec> codec,
+                     const AttentionBenchOptions& options) {
+  config_.kv_heads = options.kv_heads;
+  config_.q_heads = options.kv_heads * options.group;
+  config_.head_dim = options.head_dim;
+  config_.layers = 1;
+  const codec::KvGeometry one = config_.kv_geometry();
+  KVF_RETURN_IF_ERROR(codec->supports(one));
+  const std::uint32_t tiles = tokens_ / kTileTokens;
+  for (std::uint32_t tile = 0; tile < tiles; ++tile) {
+    layer_bytes_ += codec->segment_bytes(one, tile, kTileTokens);
+  }
+  std::size_t wanted = options.least_working_set;
+  if (wanted == 0) wanted = std::max(kLeastWorkingSet, 8 * last_level_cache());
+  config_.layers = static_cast<std::uint32_t>((wanted + layer_bytes_ - 1) / layer_bytes_);
+
+  KVF_ASSIGN_OR_RETURN(
+      const EncodedSequence few,
+      encode_sequence(codec->spec(), one, (kDistinctTiles + 1) * kTileTokens, Kind::kGaussian, 1));
+  kv_.codec = std::move(codec);
+  kv_.geometry = config_.kv_geometry();
+  const std::size_t open_bytes = codec::SequenceKv::open_bytes(*kv_.codec, kv_.geometry);
+  KVF_ASSIGN_OR_RETURN(memory_,
+                       ExtentPool::create(bytes() + open_bytes + (tiles + 1) * ExtentPool::kUnit));
+  for (std::uint32_t tile = 0; tile < tiles; ++tile) {
+    KVF_RETURN_IF_ERROR(take(codec::SequenceKv::block_bytes(*kv_.codec, kv_.geometry, tile),
+                             kv_.blocks.emplace_back()));
+    const auto from = few.kv().segment(0, tile == 0 ? 0 : 1 + tile % kDistinctTiles);
+    for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
+      std::memcpy(kv_.segment(layer, tile).data(), from.data(), from.size());
+    }
+  }
+  KVF_RETURN_IF_ERROR(take(open_bytes, kv_.open));
+  std::memset(kv_.open, 0, open_bytes);
+  kv_.length = tokens_;
+  return ok_status();
+}
+
+Status Subject::take(std::size_t bytes, std::byte*& data) {
+  KVF_ASSIGN_OR_RETURN(Extent extent, memory_->allocate(bytes, ExtentClass::kClosed));
+  data = extent.data();
+  extents_.push_back(std::move(extent));
+  return ok_status();
+}
+
+void Subject::prepare_queries() {
+  model::StepPart part;
+  part.kv = &kv_;
+  part.start = tokens_;
+  part.rows = queries_;
+  step_.begin_step({part});
+  const std::vector<model::RemovedBias::Layer> none(config_.layers);
+  const std::vector<double> frequencies(config_.head_dim / 2, 1.0);
+  no_bias_ = std::make_unique<model::RemovedBias>(config_, frequencies, none);
+  attention_ = std::make_unique<model::Attention>(config_, *no_bias_, pool_);
+  attention_->plan(step_);
+  const std::size_t width = std::size_t{config_.q_heads} * config_.head_dim;
+  q_ = make_queries(2, config_.q_heads * queries_, config_.head_dim);
+  out_.resize(width * queries_ * sizeof(float));
+}
+
+double Subject::run() {
+  const std::size_t stride = std::size_t{config_.q_heads} * config_.head_dim;
+  model::Attention::Input input;
+  input.q = q_.data();
+  input.q_stride = stride;
+  const std::uint64_t begin_ns = monotonic_ns();
+  for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
+    attention_->run(step_, layer, input, model::Compute::kF32, out_.data());
+  }
+  const auto ns = static_cast<double>(monotonic_ns() - begin_ns);
+  return ns / config_.layers / tokens_ / config_.kv_heads / queries_;
+}
+
+// A short sequence of the same shape against the oracle.
+Status check_answer(const AttentionBenchOptions& options, AttentionBenchReport& report) {
+  const codec::KvGeometry geometry{1, 1, options.group, options.head_dim};
+  KVF_ASSIGN_OR_RETURN(
+      const EncodedSequence sequence,
+      encode_sequence(options.codec, geometry, kCheckedTokens, Kind::kGaussian, 3));
+  const std::vector<float> queries = make_queries(4, options.group, options.head_dim);
+  const std::vector<float> got = attend_sequence(sequence.kv(), 0, queries);
+  const OracleAnswer want = oracle(decode_head(sequence.kv(), 0), queries, 5);
+  double square = 0.0, predicted = 0.0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double error = std::fabs(got[i] - want.output[i]);
+    if (!(error <= want.bound[i])) {
+      return internal_error(
+          fmt::format("value {} is off by {}, more than its bound {}", i, error, want.bound[i]));
+    }
+    square += error * error;
+    predicted += want.predicted_square[i];
+    report.max_error = std::max(report.max_error, error);
+    report.error_bound = std::max(report.error_bound, want.bound[i]);
+  }
+  const auto n = static_cast<double>(got.size());
+  report.rms_error = std::sqrt(square / n);
+  report.predicted_rms_error = std::sqrt(predicted / n);
+  return ok_status();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void fill_ratios(const Subject& subject, AttentionBenchReport& r) {
+  const double operations = 2.0 * 2.0 * r.group * r.head_dim;
+  r.bytes_per_token_kv_head = subject.bytes_per_token_kv_head();
+  r.speedup_over_bf16 = r.bf16_ns_per_token_kv_head / r.ns_per_token_kv_head;
+  const double bytes_each = r.bytes_per_token_kv_head / r.queries;
+  r.read_gbyte_s = bytes_each / r.ns_per_token_kv_head;
+  r.roofline_ns = std::max(bytes_each / r.read_ceiling_gbyte_s, operations / r.dot_ceiling_gops);
+  r.over_roofline = r.ns_per_token_kv_head / r.roofline_ns;
+}
+
+}  // namespace
+
+Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& options) {
+  if (options.tokens == 0 || options.tokens % kTileTokens != 0 || options.queries == 0 ||
+      options.runs < 1 || options.threads < 1 || options.kv_heads == 0 || options.group == 0) {
+    return invalid_argument(
+        "bench attention needs tokens in multiples of 64, and at least one "
+        "head, query, run and thread");
+  }
+  AttentionBenchReport report;
+  KVF_RETURN_IF_ERROR(check_answer(options, report));
+  ComputePool pool(options.threads);
+  KVF_ASSIGN_OR_RETURN(const auto subject, Subject::create(options.codec, options, pool));
+  KVF_ASSIGN_OR_RETURN(const auto bf16, Subject::create("raw", options, pool));
+  report.codec = subject->spec();
+  report.cpu = cpu_name();
+  report.isa = kernels::isa_name(kernels::active_isa());
+  report.codec_isa = kernels::isa_name(kernels::hack_kernels_isa(kernels::active_isa()));
+  report.tokens = options.tokens;
+  report.kv_heads = options.kv_heads;
+  report.head_dim = options.head_dim;
+  report.group = options.group;
+  report.queries = options.queries;
+  report.threads = options.threads;
+  report.runs = options.runs;
+  report.working_set_bytes = subject->bytes();
+  std::vector<double> ns, bf16_ns, reads, dots;
+  for (int run = 0; run <= options.runs; ++run) {
+    const double read = read_ceiling_gbyte_s(pool, bf16->memory());
+    const double dot = dot_ceiling_gops(pool);
+    const double own = subject->run();
+    const double dense = bf16->run();
+    if (run == 0) continue;  // warm-up
+    reads.push_back(read);
+    dots.push_back(dot);
+    ns.push_back(own);
+    bf16_ns.push_back(dense);
+  }
+  report.ns_per_token_kv_head = median(ns);
+  report.ns_min = *std::min_element(ns.begin(), ns.end());
+  report.ns_max = *std::max_element(ns.begin(), ns.end());
+  report.bf16_ns_per_token_kv_head = median(bf16_ns);
+  report.read_ceiling_gbyte_s = median(reads);
+  report.dot_ceiling_gops = median(dots);
+  fill_ratios(*subject, report);
+  return report;
+}
+
+boost::json::object to_json(const AttentionBenchReport& r) {
+  return {{"bench", "attention"},
+          {"codec", r.codec},
+          {"cpu", r.cpu},
+          {"isa", r.isa},
+          {"codec_isa", r.codec_isa},
+          {"tokens", r.tokens},
+          {"kv_heads", r.kv_heads},
+          {"head_dim", r.head_dim},
+          {"group", r.group},
+          {"queries", r.queries},
+          {"threads", r.threads},
+          {"runs", r.runs},
+          {"working_set_bytes", r.working_set_bytes},
+          {"ns_per_token_kv_head", r.ns_per_token_kv_head},
+          {"ns_min", r.ns_min},
+          {"ns_max", r.ns_max},
+          {"bf16_ns_per_token_kv_head", r.bf16_ns_per_token_kv_head},
+          {"speedup_over_bf16", r.speedup_over_bf16},
+          {"bytes_per_token_kv_head", r.bytes_per_token_kv_head},
+          {"read_gbyte_s", r.read_gbyte_s},
+          {"read_ceiling_gbyte_s", r.read_ceiling_gbyte_s},
+          {"dot_ceiling_gops", r.dot_ceiling_gops},
+          {"roofline_ns", r.roofline_ns},
+          {"over_roofline", r.over_roofline},
+          {"rms_error", r.rms_error},
+          {"predicted_rms_error", r.predicted_rms_error},
+          {"max_error", r.max_error},
+          {"error_bound", r.error_bound}};
+}
+
+std::string to_text(const AttentionBenchReport& r) {
+  return fmt::format(
+      "{}, {} tokens, {} KV heads x {}, {} query heads each, {} query tokens, {} threads, {}\n"
+      "  {:.2f} ns per token and KV head ({:.2f} to {:.2f} in {} runs), bf16 {:.2f}: {:.1f} times\n"
+      "  {:.1f} bytes each, {:.1f} GB/s of {:.1f}; roofline {:.2f} ns ({:.0f} GOP/s): {:.2f} over\n"
+      "  error: rms {:.2e} (predicted {:.2e}), largest {:.2e} (bound {:.2e})\n",
+      r.codec, r.tokens, r.kv_heads, r.head_dim, r.group, r.queries, r.threads, r.isa,
+      r.ns_per_token_kv_head, r.ns_min, r.ns_max, r.runs, r.bf16_ns_per_token_kv_head,
+      r.speedup_over_bf16, r.bytes_per_token_kv_head, r.read_gbyte_s, r.read_ceiling_gbyte_s,
+      r.roofline_ns, r.dot_ceiling_gops, r.over_roofline, r.rms_error, r.predicted_rms_error,
+      r.max_error, r.error_bound);
+}
+
+}  // namespace kvferry::bench

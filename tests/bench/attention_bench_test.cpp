@@ -1,0 +1,64 @@
+// The benchmark's bookkeeping; its speed is nobody's business here.
+#include "bench/attention_bench.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+namespace kvferry::bench {
+namespace {
+
+AttentionBenchOptions small() {
+  AttentionBenchOptions options;
+  options.tokens = 256;
+  options.kv_heads = 2;
+  options.head_dim = 64;
+  options.runs = 1;
+  options.least_working_set = 1 << 20;
+  return options;
+}
+
+TEST(AttentionBench, CountsAndAddsUp) {
+  const auto report = run_attention_bench(small());
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  // Of each head: three tiles of 8 * 64 * (2 + 2 + 1) bytes behind one of 8 * 64 * 17, and of each
+  // tile a header of 64 bytes for two heads.
+  const double layer = 2 * (3 * 2560 + 8704) + 4 * 64;
+  EXPECT_DOUBLE_EQ(report->bytes_per_token_kv_head, layer / 256 / 2);
+  EXPECT_GE(report->working_set_bytes, 1u << 20);
+  EXPECT_LT(report->working_set_bytes, (1u << 20) + layer);
+  const double operations = 2.0 * 2 * 4 * 64;
+  EXPECT_DOUBLE_EQ(report->roofline_ns,
+                   std::max(report->bytes_per_token_kv_head / report->read_ceiling_gbyte_s,
+                            operations / report->dot_ceiling_gops));
+  EXPECT_DOUBLE_EQ(report->over_roofline, report->ns_per_token_kv_head / report->roofline_ns);
+  EXPECT_GT(report->rms_error, 0.0);
+  EXPECT_LE(report->max_error, report->error_bound);
+  EXPECT_EQ(to_json(*report).at("codec").as_string(), "hack(k=2,v=2)");
+  EXPECT_NE(to_text(*report).find("hack(k=2,v=2)"), std::string::npos);
+}
+
+TEST(AttentionBench, SeveralQueriesReadTheBytesOnce) {
+  AttentionBenchOptions options = small();
+  options.queries = 3;
+  options.threads = 2;
+  const auto report = run_attention_bench(options);
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  EXPECT_DOUBLE_EQ(report->read_gbyte_s,
+                   report->bytes_per_token_kv_head / 3 / report->ns_per_token_kv_head);
+}
+
+TEST(AttentionBench, RefusesWhatItCannotRun) {
+  AttentionBenchOptions options = small();
+  options.tokens = 100;
+  EXPECT_EQ(run_attention_bench(options).status().code(), Code::kInvalidArgument);
+  options = small();
+  options.codec = "nonsense";
+  EXPECT_FALSE(run_attention_bench(options).ok());
+  options = small();
+  options.head_dim = 80;  // not of hack
+  EXPECT_FALSE(run_attention_bench(options).ok());
+}
+
+}  // namespace
+}  // namespace kvferry::bench
