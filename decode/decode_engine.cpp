@@ -41,8 +41,8 @@ DecodeEngine::DecodeEngine(DecodeParts parts, DecodeConfig config)
                                             {1, 2, 4, 8, 16, 32, 64, 128, 256, 512})),
       waiting_gauge_(parts_.metrics->gauge("kvferry_decode_waiting_requests",
                                            "Requests that wait for memory.")),
-      running_gauge_(
-          parts_.metrics->gauge("kvferry_decode_holding_requests", "Requests that hold memory.")) {}
+      running_gauge_(parts_.metrics->gauge("kvferry_decode_holding_requests",
+                                           "Choices of requests that hold memory.")) {}
 
 DecodeEngine::~DecodeEngine() = default;
 

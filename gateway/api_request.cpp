@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <boost/json/value.hpp>
+#include <charconv>
+#include <cmath>
 #include <limits>
+#include <optional>
 
 #include "base/hash.h"
+#include "cluster/messages.h"
 #include "gateway/api_fields.h"
 #include "gateway/json_fields.h"
+#include "text/detokenizer.h"
 #include "text/stop_buffer.h"
 
 namespace kvferry::gateway {
@@ -28,16 +33,11 @@ bool is_neutral(const json::value& value) {
 
 void refuse_unsupported(JsonFields& fields) {
   for (const char* key :
-       {"echo", "suffix", "logprobs", "top_logprobs", "logit_bias", "presence_penalty",
-        "frequency_penalty", "tools", "tool_choice", "functions", "function_call", "min_p"}) {
+       {"suffix", "tools", "tool_choice", "functions", "function_call", "use_beam_search",
+        "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"}) {
     const json::value* value = fields.find(key);
     if (value != nullptr && !is_neutral(*value)) {
       fields.fail(key, std::string("'") + key + "' is not supported");
-    }
-  }
-  for (const char* key : {"n", "best_of"}) {
-    if (const auto count = fields.integer(key, 1, kAny); count && *count != 1) {
-      fields.fail(key, std::string("'") + key + "' must be 1");
     }
   }
   if (const json::value* format = fields.find("response_format")) {
@@ -88,32 +88,67 @@ void read_ids(JsonFields& fields, const json::array& list, const ApiContext& con
   }
 }
 
-// A string, an array of ids, or a list with one of these.
-void read_prompt(JsonFields& fields, const ApiContext& context, std::vector<std::int32_t>& ids) {
-  const json::value* prompt = fields.find("prompt");
-  if (prompt == nullptr) return fields.fail("prompt", "'prompt' is missing");
-  if (prompt->is_array() && !prompt->get_array().empty() &&
-      !prompt->get_array().front().is_number()) {
-    if (prompt->get_array().size() != 1) {
-      return fields.fail("prompt", "'prompt' may hold one prompt a request");
-    }
-    prompt = &prompt->get_array().front();
-  }
-  if (prompt->is_string()) {
-    encode_text(fields, prompt->get_string(), {.add_bos = context.model->tokenizer->add_bos()},
-                context, "prompt", ids);
-  } else if (prompt->is_array()) {
-    read_ids(fields, prompt->get_array(), context, ids);
-  } else {
-    return fields.fail("prompt", "'prompt' must be a string or an array of token ids");
-  }
-  if (fields.ok() && ids.empty()) fields.fail("prompt", "'prompt' must not be empty");
+struct Prompt {
+  std::vector<std::int32_t> ids;
+  std::string text;  // empty: given as ids
+};
+
+std::string text_of(const Prompt& prompt, const ServedModel& model) {
+  if (!prompt.text.empty()) return prompt.text;
+  text::Detokenizer detokenizer(model.tokenizer);
+  std::string text;
+  for (const std::int32_t id : prompt.ids) text += detokenizer.feed(id);
+  return text + detokenizer.finish();
 }
 
-void read_messages(JsonFields& fields, const ApiContext& context, std::vector<std::int32_t>& ids) {
-  const text::ChatPrompt prompt = read_chat_prompt(fields, *context.model);
-  if (!fields.ok()) return;
-  encode_text(fields, prompt.text, prompt.encode_options(), context, "messages", ids);
+// A string or an array of ids.
+Prompt read_one_prompt(JsonFields& fields, const json::value& value, const ApiContext& context) {
+  Prompt prompt;
+  if (value.is_string()) {
+    prompt.text = value.get_string();
+    encode_text(fields, prompt.text, {.add_bos = context.model->tokenizer->add_bos()}, context,
+                "prompt", prompt.ids);
+  } else if (value.is_array()) {
+    read_ids(fields, value.get_array(), context, prompt.ids);
+  } else {
+    fields.fail("prompt", "'prompt' must be a string or an array of token ids, or a list of these");
+  }
+  if (fields.ok() && prompt.ids.empty()) fields.fail("prompt", "'prompt' must not be empty");
+  return prompt;
+}
+
+// One prompt, or a list of up to kMaxPrompts.
+std::vector<Prompt> read_prompts(JsonFields& fields, const ApiContext& context) {
+  const json::value* value = fields.find("prompt");
+  if (value == nullptr) {
+    fields.fail("prompt", "'prompt' is missing");
+    return {};
+  }
+  const bool list =
+      value->is_array() && !value->get_array().empty() && !value->get_array().front().is_number();
+  std::vector<Prompt> prompts;
+  if (!list) {
+    prompts.push_back(read_one_prompt(fields, *value, context));
+    return prompts;
+  }
+  if (value->get_array().size() > kMaxPrompts) {
+    fields.fail("prompt",
+                "'prompt' may hold " + std::to_string(kMaxPrompts) + " prompts in one request");
+  }
+  for (const json::value& one : value->get_array()) {
+    if (!fields.ok()) break;
+    prompts.push_back(read_one_prompt(fields, one, context));
+  }
+  return prompts;
+}
+
+std::vector<Prompt> read_messages(JsonFields& fields, const ApiContext& context) {
+  const text::ChatPrompt chat = read_chat_prompt(fields, *context.model);
+  Prompt prompt;
+  if (fields.ok()) {
+    encode_text(fields, chat.text, chat.encode_options(), context, "messages", prompt.ids);
+  }
+  return {prompt};
 }
 
 void read_stop(JsonFields& fields, std::vector<std::string>& stop) {
@@ -133,25 +168,98 @@ void read_stop(JsonFields& fields, std::vector<std::string>& stop) {
   if (!checked.ok()) fields.fail("stop", "'stop': " + checked.status().message());
 }
 
-void read_sampling(JsonFields& fields, const ServedModel& model, ApiRequest& request) {
-  Generation& generation = request.generation;
-  generation.temperature = static_cast<float>(
-      fields.number("temperature", 0, 2, false).value_or(static_cast<double>(model.temperature)));
-  generation.top_p = static_cast<float>(
-      fields.number("top_p", 0, 1, true).value_or(static_cast<double>(model.top_p)));
+void read_stop_ids(JsonFields& fields, const ServedModel& model, Generation& generation) {
+  if (!fields.boolean("ignore_eos").value_or(false)) generation.stop_ids = model.stop_ids;
+  generation.include_stop = fields.boolean("include_stop_str_in_output").value_or(false);
+  const json::value* list = fields.find("stop_token_ids");
+  if (list == nullptr) return;
+  const auto is_id = [&](const json::value& id) {
+    return id.is_int64() && id.get_int64() >= 0 && id.get_int64() < model.vocab;
+  };
+  if (!list->is_array() || list->get_array().size() > kMaxStopIds ||
+      !std::all_of(list->get_array().begin(), list->get_array().end(), is_id)) {
+    return fields.fail("stop_token_ids", "'stop_token_ids' must be a list of at most " +
+                                             std::to_string(kMaxStopIds) + " token ids from 0 to " +
+                                             std::to_string(model.vocab - 1));
+  }
+  for (const json::value& id : list->get_array()) {
+    generation.stop_ids.push_back(static_cast<std::int32_t>(id.get_int64()));
+  }
+}
+
+// {"id": bias, ...}
+void read_logit_bias(JsonFields& fields, const ServedModel& model, Generation& generation) {
+  const json::value* value = fields.find("logit_bias");
+  if (value == nullptr) return;
+  if (!value->is_object() || value->get_object().size() > kMaxLogitBias) {
+    return fields.fail("logit_bias", "'logit_bias' must be an object of at most " +
+                                         std::to_string(kMaxLogitBias) + " token ids with biases");
+  }
+  for (const auto& [key, bias] : value->get_object()) {
+    std::int32_t id = -1;
+    const char* end = key.data() + key.size();
+    const auto [stopped, error] = std::from_chars(key.data(), end, id);
+    const double amount = bias.is_number() ? bias.to_number<double>() : 1e9;
+    const auto same = [&](const auto& other) { return other.first == id; };
+    if (error != std::errc() || stopped != end || id < 0 || id >= model.vocab ||
+        !(std::abs(amount) <= 100) ||
+        std::any_of(generation.logit_bias.begin(), generation.logit_bias.end(), same)) {
+      return fields.fail("logit_bias", "'logit_bias' must have token ids from 0 to " +
+                                           std::to_string(model.vocab - 1) +
+                                           ", each once, with biases from -100 to 100");
+    }
+    generation.logit_bias.emplace_back(id, static_cast<float>(amount));
+  }
+}
+
+void read_sampling(JsonFields& fields, const ServedModel& model, ApiRequest& request,
+                   Generation& generation) {
+  const auto number = [&](const char* key, double min, double max, bool above, float otherwise) {
+    return static_cast<float>(
+        fields.number(key, min, max, above).value_or(static_cast<double>(otherwise)));
+  };
+  generation.temperature = number("temperature", 0, 2, false, model.temperature);
+  generation.top_p = number("top_p", 0, 1, true, model.top_p);
+  generation.min_p = number("min_p", 0, 1, false, model.min_p);
+  generation.presence_penalty = number("presence_penalty", -2, 2, false, 0);
+  generation.frequency_penalty = number("frequency_penalty", -2, 2, false, 0);
+  generation.repetition_penalty =
+      number("repetition_penalty", 0, 2, true, model.repetition_penalty);
   const std::int64_t top_k = fields.integer("top_k", -1, 1 << 30).value_or(model.top_k);
   generation.top_k = static_cast<std::uint32_t>(std::max<std::int64_t>(0, top_k));
   request.sampled = generation.temperature > 0;
-  const auto seed = fields.integer("seed", std::numeric_limits<std::int64_t>::min(), kAny);
-  generation.seed = seed ? static_cast<std::uint64_t>(*seed) : fresh_id() >> kSeedShift;
+  read_logit_bias(fields, model, generation);
 }
 
-void read_max_tokens(JsonFields& fields, Endpoint endpoint, const ApiContext& context,
+void read_choices(JsonFields& fields, Generation& generation) {
+  const std::int64_t n = fields.integer("n", 1, cluster::kMaxChoices).value_or(1);
+  generation.choices = static_cast<std::uint32_t>(n);
+  const auto best_of = fields.integer("best_of", 1, kAny);
+  if (best_of && *best_of != n) fields.fail("best_of", "'best_of' other than 'n' is not supported");
+}
+
+void read_logprobs(JsonFields& fields, Endpoint endpoint, Generation& generation) {
+  const auto count = [](std::int64_t given) { return static_cast<std::uint32_t>(given); };
+  if (endpoint == Endpoint::kCompletions) {
+    const auto given = fields.integer("logprobs", 0, cluster::kMaxLogprobs);
+    if (given) generation.logprobs = count(*given);
+    return;
+  }
+  const bool wanted = fields.boolean("logprobs").value_or(false);
+  const auto top = fields.integer("top_logprobs", 0, cluster::kMaxLogprobs);
+  if (wanted) generation.logprobs = count(top.value_or(0));
+  if (!wanted && top.value_or(0) > 0) {
+    fields.fail("top_logprobs", "'top_logprobs' is only allowed with 'logprobs': true");
+  }
+}
+
+// Of a prompt alone, repeated, nothing need be generated.
+void read_max_tokens(JsonFields& fields, Endpoint endpoint, bool echo, const ApiContext& context,
                      Generation& generation) {
-  std::optional<std::int64_t> wanted;
-  if (endpoint == Endpoint::kChat) wanted = fields.integer("max_completion_tokens", 1, kAny);
-  const auto older = fields.integer("max_tokens", 1, kAny);
+  auto wanted = fields.integer("max_completion_tokens", 1, kAny);
+  const auto older = fields.integer("max_tokens", echo ? 0 : 1, kAny);
   if (!wanted) wanted = older;
+  const auto least = fields.integer("min_tokens", 0, kAny);
   if (!fields.ok()) return;
   const std::size_t length = generation.prompt.size();
   if (length >= context.model->context) {
@@ -159,8 +267,22 @@ void read_max_tokens(JsonFields& fields, Endpoint endpoint, const ApiContext& co
     return fields.fail(too_long(context, std::to_string(length), param));
   }
   const auto room = static_cast<std::int64_t>(context.model->context - length);
-  generation.max_tokens = static_cast<std::uint32_t>(
-      std::min(room, wanted.value_or(std::int64_t{context.default_max_tokens})));
+  const std::int64_t most =
+      std::min(room, wanted.value_or(std::int64_t{context.default_max_tokens}));
+  generation.max_tokens = static_cast<std::uint32_t>(most);
+  if (least.value_or(0) > most) {
+    return fields.fail("min_tokens",
+                       "'min_tokens' must be at most max_tokens, here " + std::to_string(most));
+  }
+  generation.min_tokens = static_cast<std::uint32_t>(least.value_or(0));
+}
+
+// The client's seed is that of every prompt, so that a prompt is answered in a list as alone. A
+// list without one is given one for each prompt: equal prompts are to be answered differently.
+void set_seeds(const std::optional<std::int64_t>& seed, ApiRequest& request) {
+  for (Generation& generation : request.generations) {
+    generation.seed = seed ? static_cast<std::uint64_t>(*seed) : fresh_id() >> kSeedShift;
+  }
 }
 
 void read_stream(JsonFields& fields, ApiRequest& request) {
@@ -208,24 +330,33 @@ ApiResult<ApiRequest> parse_api_request(Endpoint endpoint, std::string_view body
   if (const auto* error = std::get_if<ApiError>(&read)) return *error;
   JsonFields fields(std::get<json::object>(read));
   ApiRequest request;
-  Generation& generation = request.generation;
+  Generation generation;  // but for its prompt
   read_model(fields, *context.model);
   refuse_unsupported(fields);
   read_codec(fields, codec_header, context, generation);
   read_stream(fields, request);
   read_stop(fields, generation.stop);
-  read_sampling(fields, *context.model, request);
-  if (fields.ok()) {
-    if (endpoint == Endpoint::kChat) {
-      read_messages(fields, context, generation.prompt);
-    } else {
-      read_prompt(fields, context, generation.prompt);
-    }
-  }
-  if (fields.ok()) read_max_tokens(fields, endpoint, context, generation);
-  if (!fields.ok()) return fields.error();
-  generation.stop_ids = context.model->stop_ids;
+  read_stop_ids(fields, *context.model, generation);
+  read_sampling(fields, *context.model, request, generation);
+  read_choices(fields, generation);
+  read_logprobs(fields, endpoint, generation);
+  const auto seed = fields.integer("seed", std::numeric_limits<std::int64_t>::min(), kAny);
+  const bool echo = fields.boolean("echo").value_or(false);
+  if (echo && endpoint == Endpoint::kChat) fields.fail("echo", "'echo' is of completions alone");
+  generation.prompt_logprobs = echo && generation.logprobs.has_value();
   generation.timeout_ns = context.timeout_ns;
+  if (!fields.ok()) return fields.error();
+  auto prompts =
+      endpoint == Endpoint::kChat ? read_messages(fields, context) : read_prompts(fields, context);
+  for (Prompt& prompt : prompts) {
+    if (!fields.ok()) return fields.error();
+    if (echo) request.echo.push_back(text_of(prompt, *context.model));
+    generation.prompt = std::move(prompt.ids);
+    read_max_tokens(fields, endpoint, echo, context, generation);
+    request.generations.push_back(generation);
+  }
+  if (!fields.ok()) return fields.error();
+  set_seeds(seed, request);
   return request;
 }
 

@@ -19,8 +19,6 @@ std::string hex(std::uint64_t number) {
   return std::string(16 - text.size(), '0') + text;
 }
 
-std::string event(const json::value& value) { return "data: " + json::serialize(value) + "\n\n"; }
-
 json::object usage_json(const GenerationUsage& usage, const std::string& codec,
                         const json::value& seed) {
   json::object ferry{{"codec", codec},
@@ -46,86 +44,111 @@ json::object usage_json(const GenerationUsage& usage, const std::string& codec,
           {"kvferry", std::move(ferry)}};
 }
 
-// As the client wrote it: seeds may be negative. A greedy answer has none.
-json::value seed_json(bool sampled, std::uint64_t seed) {
-  return sampled ? json::value(static_cast<std::int64_t>(seed)) : json::value(nullptr);
+// As the client wrote it: seeds may be negative. A greedy answer has none, and a list of prompts
+// that was given seeds has one for each.
+json::value seeds_json(const ApiRequest& request) {
+  if (!request.sampled) return nullptr;
+  json::array seeds;
+  bool alike = true;
+  for (const Generation& generation : request.generations) {
+    alike = alike && generation.seed == request.generations.front().seed;
+    seeds.emplace_back(static_cast<std::int64_t>(generation.seed));
+  }
+  return alike ? seeds.front() : json::value(std::move(seeds));
+}
+
+json::value string_or_null(const std::string& text) {
+  return text.empty() ? json::value(nullptr) : json::value(text);
 }
 
 }  // namespace
 
 ApiResponse::ApiResponse(Endpoint endpoint, const ApiRequest& request, std::string model,
-                         std::uint64_t number, std::int64_t created_s)
+                         std::shared_ptr<const text::Tokenizer> tokenizer, std::uint64_t number,
+                         std::int64_t created_s)
     : endpoint_(endpoint),
       include_usage_(request.include_usage),
       return_token_ids_(request.return_token_ids),
-      sampled_(request.sampled),
-      codec_(request.generation.codec),
-      seed_(request.generation.seed),
+      wants_logprobs_(request.generations.front().logprobs.has_value()),
+      seed_(seeds_json(request)),
+      codec_(request.generations.front().codec),
       model_(std::move(model)),
       id_((endpoint == Endpoint::kChat ? "chatcmpl-" : "cmpl-") + hex(number)),
-      created_s_(created_s) {}
+      created_s_(created_s),
+      logprobs_(request.generations.size() * request.generations.front().choices,
+                LogprobsJson(endpoint, std::move(tokenizer))) {}
 
-std::string ApiResponse::whole(std::string_view text, const GenerationOutcome& outcome) const {
+json::object ApiResponse::head(bool chunk) const {
   const bool chat = endpoint_ == Endpoint::kChat;
-  json::object choice{
-      {"index", 0}, {"logprobs", nullptr}, {"finish_reason", outcome.finish_reason}};
-  if (chat) {
-    choice["message"] = {{"role", "assistant"}, {"content", text}};
-  } else {
-    choice["text"] = text;
-  }
-  if (return_token_ids_) choice["token_ids"] = json::value_from(outcome.ids);
-  return json::serialize(
-      json::object{{"id", id_},
-                   {"object", chat ? "chat.completion" : "text_completion"},
-                   {"created", created_s_},
-                   {"model", model_},
-                   {"choices", json::array{std::move(choice)}},
-                   {"usage", usage_json(outcome.usage, codec_, seed_json(sampled_, seed_))}});
+  const char* object = !chat   ? "text_completion"
+                       : chunk ? "chat.completion.chunk"
+                               : "chat.completion";
+  return {{"id", id_}, {"object", object}, {"created", created_s_}, {"model", model_}};
 }
 
-std::string ApiResponse::chunk(std::string_view text, bool role, std::string_view finish_reason,
-                               const std::vector<std::int32_t>* ids) const {
-  const bool chat = endpoint_ == Endpoint::kChat;
-  const json::value reason =
-      finish_reason.empty() ? json::value(nullptr) : json::value(finish_reason);
-  json::object choice{{"index", 0}, {"logprobs", nullptr}, {"finish_reason", reason}};
-  if (!chat) {
-    choice["text"] = text;
-  } else {
-    json::object delta;
-    if (role) delta["role"] = "assistant";
-    if (finish_reason.empty()) delta["content"] = text;
-    choice["delta"] = std::move(delta);
+json::value ApiResponse::logprobs(std::uint32_t index, const std::vector<TokenLogprobs>& tokens) {
+  return wants_logprobs_ ? logprobs_[index].write(tokens) : json::value(nullptr);
+}
+
+std::string ApiResponse::whole(const std::vector<GenerationPiece>& choices,
+                               const GenerationUsage& usage) {
+  json::array list;
+  for (std::uint32_t index = 0; index < choices.size(); ++index) {
+    const GenerationPiece& given = choices[index];
+    json::object choice{{"index", index},
+                        {"logprobs", logprobs(index, given.tokens)},
+                        {"finish_reason", given.finish_reason}};
+    if (endpoint_ == Endpoint::kChat) {
+      choice["message"] = {{"role", "assistant"}, {"content", given.text}};
+    } else {
+      choice["text"] = given.text;
+    }
+    if (return_token_ids_) choice["token_ids"] = json::value_from(given.ids);
+    list.emplace_back(std::move(choice));
   }
-  if (ids != nullptr) choice["token_ids"] = json::value_from(*ids);
-  json::object value{{"id", id_},
-                     {"object", chat ? "chat.completion.chunk" : "text_completion"},
-                     {"created", created_s_},
-                     {"model", model_},
-                     {"choices", json::array{std::move(choice)}}};
+  json::object answer = head(false);
+  answer["choices"] = std::move(list);
+  answer["usage"] = usage_json(usage, codec_, seed_);
+  return json::serialize(answer);
+}
+
+std::string ApiResponse::event(json::object choice) const {
+  json::object value = head(true);
+  value["choices"] = json::array{std::move(choice)};
   if (include_usage_) value["usage"] = nullptr;
-  return event(value);
+  return "data: " + json::serialize(value) + "\n\n";
 }
 
-std::string ApiResponse::opening() const {
-  return endpoint_ == Endpoint::kChat ? chunk("", true, "") : std::string();
+std::string ApiResponse::opening(std::uint32_t index) {
+  if (endpoint_ != Endpoint::kChat) return "";
+  return event({{"index", index},
+                {"logprobs", nullptr},
+                {"finish_reason", nullptr},
+                {"delta", {{"role", "assistant"}, {"content", ""}}}});
 }
 
-std::string ApiResponse::piece(std::string_view text) const { return chunk(text, false, ""); }
+std::string ApiResponse::piece(std::uint32_t index, const GenerationPiece& piece) {
+  const bool last = !piece.finish_reason.empty();
+  json::object choice{
+      {"index", index},
+      {"logprobs", piece.tokens.empty() ? json::value(nullptr) : logprobs(index, piece.tokens)},
+      {"finish_reason", string_or_null(piece.finish_reason)}};
+  if (endpoint_ == Endpoint::kCompletions) {
+    choice["text"] = piece.text;
+  } else {
+    choice["delta"] = last ? json::object{} : json::object{{"content", piece.text}};
+  }
+  if (last && return_token_ids_) choice["token_ids"] = json::value_from(piece.ids);
+  return event(std::move(choice));
+}
 
-std::string ApiResponse::closing(const GenerationOutcome& outcome) const {
-  std::string events =
-      chunk("", false, outcome.finish_reason, return_token_ids_ ? &outcome.ids : nullptr);
+std::string ApiResponse::closing(const GenerationUsage& usage) const {
+  std::string events;
   if (include_usage_) {
-    const bool chat = endpoint_ == Endpoint::kChat;
-    events += event(
-        json::object{{"id", id_},
-                     {"object", chat ? "chat.completion.chunk" : "text_completion"},
-                     {"created", created_s_},
-                     {"model", model_},
-                     {"choices", json::array{}},
-                     {"usage", usage_json(outcome.usage, codec_, seed_json(sampled_, seed_))}});
+    json::object value = head(true);
+    value["choices"] = json::array{};
+    value["usage"] = usage_json(usage, codec_, seed_);
+    events = "data: " + json::serialize(value) + "\n\n";
   }
   return events + "data: [DONE]\n\n";
 }

@@ -73,6 +73,7 @@ class GatewayProcess : public Gateway {
   void generate(Endpoint endpoint, const ExchangePtr& exchange);
   bool enter_key(ApiExchange& exchange);
   void submit(Endpoint endpoint, ApiRequest request, const ExchangePtr& exchange);
+  void refuse_submitted(ApiExchange& exchange, const Status& status);
   void refuse(ApiExchange& exchange, const ApiError& error);
   cluster::AdminAnswer healthz() const;
   cluster::AdminAnswer readyz() const;
@@ -317,36 +318,44 @@ bool GatewayProcess::enter_key(ApiExchange& exchange) {
 
 void GatewayProcess::submit(Endpoint endpoint, ApiRequest request, const ExchangePtr& exchange) {
   const std::uint64_t number = counter_random(id_key_, last_number_);
-  request.generation.name = exchange->name();
-  exchange->note("codec=\"" + request.generation.codec + "\"");
-  const auto answer = std::make_shared<ApiAnswer>(
-      exchange, ApiResponse(endpoint, request, model_.name, number, wall_seconds()),
-      request.stream);
-  GenerationSink sink;
-  sink.text = [answer](std::string_view piece) { answer->text(piece); };
-  sink.done = [answer, exchange](const GenerationOutcome& outcome) {
-    const GenerationUsage& usage = outcome.usage;
+  exchange->note("codec=\"" + request.generations.front().codec + "\"");
+  const auto ids = std::make_shared<std::vector<RequestManager::RequestId>>();
+  const auto cancel_all = [this, ids](const std::string& why, std::string_view outcome) {
+    for (const RequestManager::RequestId id : *ids) requests_->cancel(id, why, outcome);
+  };
+  const auto ended = [exchange, cancel_all](const GenerationUsage& usage) {
     exchange->note("prompt_tokens=" + std::to_string(usage.prompt_tokens) +
                    " completion_tokens=" + std::to_string(usage.completion_tokens) +
                    " sent_bytes=" + std::to_string(usage.sent_bytes) +
                    " attempts=" + std::to_string(usage.attempts));
-    answer->done(outcome);
+    cancel_all("another prompt of the request failed", "failed");
   };
-  const auto id = requests_->submit(std::move(request.generation), std::move(sink));
-  if (!id.ok()) {
-    metrics_.request_done("refused");
-    ApiError error = error_of(id.status());
-    if (id.status().code() == Code::kResourceExhausted) {
-      error.status = 429;
-      error.type = "rate_limit_error";
-      error.code = "rate_limit_exceeded";
-      error.retry_after_s = requests_->retry_after_s();
+  const auto answer = std::make_shared<ApiAnswer>(
+      exchange,
+      ApiResponse(endpoint, request, model_.name, model_.tokenizer, number, wall_seconds()),
+      request, ended);
+  for (std::uint32_t prompt = 0; prompt < request.generations.size(); ++prompt) {
+    request.generations[prompt].name = exchange->name();
+    const auto id = requests_->submit(std::move(request.generations[prompt]), answer->sink(prompt));
+    if (!id.ok()) {
+      cancel_all("another prompt of the request was refused", "refused");
+      return refuse_submitted(*exchange, id.status());
     }
-    return refuse(*exchange, error);
+    ids->push_back(*id);
   }
-  exchange->on_gone([this, request_id = *id](const Status& why) {
-    requests_->cancel(request_id, why.message());
-  });
+  exchange->on_gone([cancel_all](const Status& why) { cancel_all(why.message(), "client_gone"); });
+}
+
+void GatewayProcess::refuse_submitted(ApiExchange& exchange, const Status& status) {
+  metrics_.request_done("refused");
+  ApiError error = error_of(status);
+  if (status.code() == Code::kResourceExhausted) {
+    error.status = 429;
+    error.type = "rate_limit_error";
+    error.code = "rate_limit_exceeded";
+    error.retry_after_s = requests_->retry_after_s();
+  }
+  refuse(exchange, error);
 }
 
 cluster::AdminAnswer GatewayProcess::healthz() const {

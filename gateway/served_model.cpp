@@ -77,7 +77,13 @@ void read_defaults(const json::object& generation, ServedModel& model) {
     const json::value* value = member(generation, key);
     return value != nullptr && value->is_number() ? value->to_number<double>() : -1;
   };
+  if (const double value = number("repetition_penalty"); value > 0 && value <= 2) {
+    model.repetition_penalty = static_cast<float>(value);
+  }
   if (model.temperature == 0) return;
+  if (const double value = number("min_p"); value >= 0 && value <= 1) {
+    model.min_p = static_cast<float>(value);
+  }
   if (const double value = number("temperature"); value >= 0 && value <= 2) {
     model.temperature = static_cast<float>(value);
   }

@@ -27,6 +27,8 @@ struct ServedModel {
   float temperature = 1;
   std::uint32_t top_k = 0;
   float top_p = 1;
+  float min_p = 0;
+  float repetition_penalty = 1;
 
   // kNotFound, kInvalidArgument or kUnsupported, each with the file's name.
   static Result<ServedModel> load(const std::filesystem::path& directory);

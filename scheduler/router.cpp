@@ -59,7 +59,7 @@ std::optional<Route> Router::route(const RouteRequest& request) {
   Route route;
   route.decode = policy_->pick(decoders);
   route.compute = workers_.at(route.decode).info.compute;
-  if (request.prompt_tokens >= local_prefill_tokens_) {
+  if (!request.local_prefill && request.prompt_tokens >= local_prefill_tokens_) {
     const auto prefillers = candidates(Role::kPrefill, route.compute, request.failed);
     if (!prefillers.empty()) route.prefill = policy_->pick(prefillers);
   }

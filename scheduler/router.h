@@ -1,8 +1,9 @@
 // Which workers serve a request. Pure logic on plain structs: no sockets, no threads, no clock.
 //
-// A prompt is prefilled on its decode worker when it is shorter than local_prefill_tokens, or when
-// no prefill worker is left for it. Prefill and decode pair only where fingerprint and numerics
-// class are equal, because only then does the answer not depend on the pairing.
+// A prompt is prefilled on its decode worker when it is shorter than local_prefill_tokens, when the
+// request says so, or when no prefill worker is left for it. Prefill and decode pair only where
+// fingerprint and numerics class are equal, because only then does the answer not depend on the
+// pairing.
 //
 // Thread contract: one thread.
 #pragma once
@@ -73,6 +74,7 @@ Result<std::unique_ptr<RoutePolicy>> make_policy(std::string_view name);
 
 struct RouteRequest {
   std::uint32_t prompt_tokens = 0;
+  bool local_prefill = false;  // of whatever length
   // Workers on which earlier attempts of this request failed: taken only where no other is left,
   // and never for prefill, which the decode worker can do itself.
   std::set<WorkerId> failed;

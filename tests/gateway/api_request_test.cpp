@@ -78,14 +78,36 @@ TEST_F(ApiRequestTest, WrongTypesAndRangesNameTheField) {
       {R"("stream":true,"stream_options":5)", "stream_options"},
       {R"("stream_options":{"include_usage":true})", "stream_options"},
       {R"("stream":true,"stream_options":{"include_usage":1})", "stream_options.include_usage"},
-      {R"("n":2)", "n"},
+      {R"("n":17)", "n"},
       {R"("n":0)", "n"},
       {R"("best_of":3)", "best_of"},
       {R"("model":7)", "model"},
       {R"("kv_codec":7)", "kv_codec"},
-      {R"("logprobs":5)", "logprobs"},
-      {R"("echo":true)", "echo"},
-      {R"("presence_penalty":0.5)", "presence_penalty"},
+      {R"("n":2,"best_of":3)", "best_of"},
+      {R"("logprobs":21)", "logprobs"},
+      {R"("logprobs":-1)", "logprobs"},
+      {R"("logprobs":true)", "logprobs"},
+      {R"("echo":1)", "echo"},
+      {R"("suffix":"x")", "suffix"},
+      {R"("presence_penalty":2.1)", "presence_penalty"},
+      {R"("frequency_penalty":-2.1)", "frequency_penalty"},
+      {R"("repetition_penalty":0)", "repetition_penalty"},
+      {R"("repetition_penalty":2.1)", "repetition_penalty"},
+      {R"("min_p":1.1)", "min_p"},
+      {R"("min_tokens":-1)", "min_tokens"},
+      {R"("min_tokens":6,"max_tokens":5)", "min_tokens"},
+      {R"("ignore_eos":1)", "ignore_eos"},
+      {R"("include_stop_str_in_output":"yes")", "include_stop_str_in_output"},
+      {R"("stop_token_ids":5)", "stop_token_ids"},
+      {R"("stop_token_ids":[1024])", "stop_token_ids"},
+      {R"("stop_token_ids":[-1])", "stop_token_ids"},
+      {R"("logit_bias":[1])", "logit_bias"},
+      {R"("logit_bias":{"a":1})", "logit_bias"},
+      {R"("logit_bias":{"1024":1})", "logit_bias"},
+      {R"("logit_bias":{"-1":1})", "logit_bias"},
+      {R"("logit_bias":{"5":101})", "logit_bias"},
+      {R"("logit_bias":{"5":"1"})", "logit_bias"},
+      {R"("logit_bias":{"5":1,"05":1})", "logit_bias"},
       {R"("response_format":{"type":"json_object"})", "response_format"},
   };
   for (const auto& [field, param] : cases) {
@@ -98,7 +120,7 @@ TEST_F(ApiRequestTest, WrongTypesAndRangesNameTheField) {
 }
 
 TEST_F(ApiRequestTest, WrongPrompts) {
-  for (const char* prompt : {"5", "null", "{}", "[]", R"(["a","b"])", R"([[1],[2]])", R"([1,"a"])",
+  for (const char* prompt : {"5", "null", "{}", "[]", R"(["a",5])", R"([[1],[]])", R"([1,"a"])",
                              "[-1]", "[1024]", "[1.5]", "[true]", "[[]]", "[null]"}) {
     const ApiError error = bad(std::string(R"({"prompt":)") + prompt + "}");
     EXPECT_EQ(error.status, 400) << prompt;
@@ -124,9 +146,11 @@ TEST_F(ApiRequestTest, BrokenBodies) {
     EXPECT_EQ(error.code, "invalid_json");
   }
   EXPECT_EQ(bad("[]").status, 400);
-  EXPECT_EQ(bad("{\"prompt\":5}").json(),
-            R"({"error":{"message":"'prompt' must be a string or an array of token ids",)"
-            R"("type":"invalid_request_error","param":"prompt","code":null}})");
+  EXPECT_EQ(
+      bad("{\"prompt\":5}").json(),
+      R"({"error":{"message":"'prompt' must be a string or an array of token ids, or a list of )"
+      R"(these",)"
+      R"("type":"invalid_request_error","param":"prompt","code":null}})");
 }
 
 TEST_F(ApiRequestTest, UnknownModelAndCodec) {
@@ -145,11 +169,12 @@ TEST_F(ApiRequestTest, UnknownModelAndCodec) {
 }
 
 TEST_F(ApiRequestTest, CodecsByFieldHeaderAndDefault) {
-  EXPECT_EQ(good(R"({"prompt":"a"})").generation.codec, codecs_->specs()[0]);
-  EXPECT_EQ(good(R"({"prompt":"a"})", Endpoint::kCompletions, "raw").generation.codec, "raw");
+  EXPECT_EQ(good(R"({"prompt":"a"})").generations[0].codec, codecs_->specs()[0]);
+  EXPECT_EQ(good(R"({"prompt":"a"})", Endpoint::kCompletions, "raw").generations[0].codec, "raw");
   EXPECT_EQ(good(R"-({"prompt":"a","kv_codec":"hadamard|hack( v=2, k=4 )"})-",
                  Endpoint::kCompletions, "raw")
-                .generation.codec,
+                .generations[0]
+                .codec,
             codecs_->specs()[0]);
 }
 
@@ -174,13 +199,14 @@ TEST_F(ApiRequestTest, TooLongPrompts) {
 TEST_F(ApiRequestTest, MaxTokensAreClippedToTheContext) {
   std::string ids = "1";
   for (int i = 1; i < 2047; ++i) ids += ",5";
-  EXPECT_EQ(good("{\"prompt\":[" + ids + "]}").generation.max_tokens, 1u);
-  EXPECT_EQ(good("{\"prompt\":[1,2]}").generation.max_tokens, 512u);
-  EXPECT_EQ(good("{\"prompt\":[1,2],\"max_tokens\":100000}").generation.max_tokens, 2046u);
+  EXPECT_EQ(good("{\"prompt\":[" + ids + "]}").generations[0].max_tokens, 1u);
+  EXPECT_EQ(good("{\"prompt\":[1,2]}").generations[0].max_tokens, 512u);
+  EXPECT_EQ(good("{\"prompt\":[1,2],\"max_tokens\":100000}").generations[0].max_tokens, 2046u);
   EXPECT_EQ(good(R"({"messages":[{"role":"user","content":"a"}],"max_tokens":9,)"
                  R"("max_completion_tokens":7})",
                  Endpoint::kChat)
-                .generation.max_tokens,
+                .generations[0]
+                .max_tokens,
             7u);
 }
 
@@ -189,31 +215,33 @@ TEST_F(ApiRequestTest, WhatIsGivenIsTaken) {
       good(R"({"prompt":["a b"],"max_tokens":3,"temperature":0.5,"top_k":5,"top_p":0.9,"seed":-3,)"
            R"("stop":["x","y"],"stream":true,"stream_options":{"include_usage":true},"n":1,)"
            R"("user":"me","unknown":{"a":[1]},"logit_bias":{},"logprobs":null,"echo":false})");
-  EXPECT_EQ(request.generation.prompt, *model_.tokenizer->encode("a b", true));
-  EXPECT_EQ(request.generation.max_tokens, 3u);
-  EXPECT_FLOAT_EQ(request.generation.temperature, 0.5f);
-  EXPECT_EQ(request.generation.top_k, 5u);
-  EXPECT_FLOAT_EQ(request.generation.top_p, 0.9f);
-  EXPECT_EQ(static_cast<std::int64_t>(request.generation.seed), -3);
-  EXPECT_EQ(request.generation.stop, (std::vector<std::string>{"x", "y"}));
-  EXPECT_EQ(request.generation.stop_ids, std::vector<std::int32_t>{0});
-  EXPECT_EQ(request.generation.timeout_ns, kSecond);
+  EXPECT_EQ(request.generations[0].prompt, *model_.tokenizer->encode("a b", true));
+  EXPECT_EQ(request.generations[0].max_tokens, 3u);
+  EXPECT_FLOAT_EQ(request.generations[0].temperature, 0.5f);
+  EXPECT_EQ(request.generations[0].top_k, 5u);
+  EXPECT_FLOAT_EQ(request.generations[0].top_p, 0.9f);
+  EXPECT_EQ(static_cast<std::int64_t>(request.generations[0].seed), -3);
+  EXPECT_EQ(request.generations[0].stop, (std::vector<std::string>{"x", "y"}));
+  EXPECT_EQ(request.generations[0].stop_ids, std::vector<std::int32_t>{0});
+  EXPECT_EQ(request.generations[0].timeout_ns, kSecond);
+  EXPECT_FALSE(request.generations[0].logprobs.has_value());
+  EXPECT_TRUE(request.echo.empty());
   EXPECT_TRUE(request.stream);
   EXPECT_TRUE(request.include_usage);
   EXPECT_TRUE(request.sampled);
   // Ids are taken as they are, without BOS.
-  EXPECT_EQ(good(R"({"prompt":[[7,8]]})").generation.prompt, (std::vector<std::int32_t>{7, 8}));
+  EXPECT_EQ(good(R"({"prompt":[[7,8]]})").generations[0].prompt, (std::vector<std::int32_t>{7, 8}));
 }
 
 TEST_F(ApiRequestTest, DefaultsFollowTheCheckpoint) {
   const ApiRequest request = good(R"({"prompt":"a","temperature":null})");
-  EXPECT_FLOAT_EQ(request.generation.temperature, 0);  // do_sample: false
+  EXPECT_FLOAT_EQ(request.generations[0].temperature, 0);  // do_sample: false
   EXPECT_FALSE(request.sampled);
   const ApiRequest sampled = good(R"({"prompt":"a","temperature":1})");
   const ApiRequest again = good(R"({"prompt":"a","temperature":1})");
   EXPECT_TRUE(sampled.sampled);
-  EXPECT_NE(sampled.generation.seed, again.generation.seed);
-  EXPECT_LT(sampled.generation.seed, std::uint64_t{1} << 53);
+  EXPECT_NE(sampled.generations[0].seed, again.generations[0].seed);
+  EXPECT_LT(sampled.generations[0].seed, std::uint64_t{1} << 53);
 }
 
 }  // namespace

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "cluster/control.h"
+#include "cluster/messages.h"
 #include "codec/codec_set.h"
 #include "control.pb.h"
 #include "gateway/gateway.h"
@@ -60,7 +61,8 @@ class FakeWorker {
   std::vector<proto::StartPrefill> prefills;
   std::vector<std::uint64_t> cancels;
 
-  void say(const proto::Plan& plan, std::uint32_t index, std::int32_t id) {
+  void say(const proto::Plan& plan, std::uint32_t index, std::int32_t id,
+           std::uint32_t choice = 0) {
     proto::Envelope message;
     proto::Token& token = *message.mutable_token();
     token.set_request_id(plan.request_id());
@@ -68,20 +70,45 @@ class FakeWorker {
     token.set_attempt(plan.attempt());
     token.set_position(static_cast<std::uint32_t>(plan.ids_size()) + index);
     token.set_id(id);
+    token.set_choice(choice);
+    if (plan.has_logprobs()) {
+      token.set_logprob(-0.5f);
+      for (std::uint32_t i = 0; i < plan.logprobs(); ++i) {
+        proto::TokenLogprob& top = *token.add_top();
+        top.set_id(static_cast<std::int32_t>(34 + i));
+        top.set_logprob(-0.5f - static_cast<float>(i));
+      }
+    }
     connection_->send(message);
   }
-  void finish(const proto::Plan& plan) {
+  void finish(const proto::Plan& plan, std::uint32_t choice = 0) {
     proto::Envelope message;
     proto::Finished& finished = *message.mutable_finished();
     finished.set_request_id(plan.request_id());
     finished.set_transfer_id(plan.transfer_id());
     finished.set_attempt(plan.attempt());
     finished.set_reason(reason);
+    finished.set_choice(choice);
     finished.mutable_usage()->set_values(1024);
     finished.mutable_usage()->set_raw_bytes(2048);
     finished.mutable_usage()->set_sent_bytes(512);
     finished.mutable_usage()->set_bits_per_value(4);
     finished.mutable_usage()->set_remote_prefill(true);
+    connection_->send(message);
+  }
+  void fail(const proto::Plan& plan, Code code) {
+    connection_->send(cluster::failed_envelope(plan, {code, "because"}));
+  }
+  void say_prompt(const proto::Plan& plan) {
+    proto::Envelope message;
+    proto::PromptLogprobs& prompt = *message.mutable_prompt_logprobs();
+    prompt.set_request_id(plan.request_id());
+    prompt.set_transfer_id(plan.transfer_id());
+    prompt.set_attempt(plan.attempt());
+    prompt.set_position(1);
+    for (int i = 1; i < plan.ids_size(); ++i) {
+      prompt.add_entries()->set_logprob(-static_cast<float>(i));
+    }
     connection_->send(message);
   }
 
@@ -108,12 +135,16 @@ class FakeWorker {
     const proto::Plan& plan = decodes.back().plan();
     // On resumption the tokens already sent are part of the ids: go on behind them.
     const auto done = static_cast<std::size_t>(plan.ids_size()) - plan.prompt_tokens();
-    std::uint32_t index = 0;
-    for (std::size_t i = done; i < answer.size(); ++i) {
-      if (index == stop_after) return;
-      say(plan, index++, answer[i]);
+    if (plan.prompt_logprobs()) say_prompt(plan);
+    for (std::uint32_t i = 0; i < plan.choices(); ++i) {
+      const std::uint32_t choice = plan.first_choice() + i;
+      std::uint32_t index = 0;
+      for (std::size_t at = done; at < answer.size() && index < plan.max_tokens(); ++at) {
+        if (index == stop_after) return;
+        say(plan, index++, answer[at], choice);
+      }
+      finish(plan, choice);
     }
-    finish(plan);
   }
 
   proto::Role role_;

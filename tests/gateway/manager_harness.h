@@ -65,7 +65,12 @@ class ManagerTest : public testing::Test {
   }
 
   struct Seen {
-    std::string text;
+    std::string text;    // of the first choice, as all down to `others`
+    std::string reason;  // to finish
+    std::vector<std::int32_t> ids;
+    std::vector<TokenLogprobs> tokens;
+    std::vector<Seen> others;  // choices
+    std::vector<TokenLogprobs> prompt;
     std::optional<GenerationOutcome> outcome;
     int dones = 0;
   };
@@ -83,7 +88,16 @@ class ManagerTest : public testing::Test {
 
   RequestManager::RequestId submit(Generation wanted, Seen& seen) {
     GenerationSink sink;
-    sink.text = [&seen](std::string_view text) { seen.text += text; };
+    seen.others.resize(wanted.choices - 1);
+    sink.prompt = [&seen](std::vector<TokenLogprobs> tokens) { seen.prompt = std::move(tokens); };
+    sink.piece = [&seen](const GenerationPiece& piece) {
+      Seen& choice = piece.choice == 0 ? seen : seen.others.at(piece.choice - 1);
+      EXPECT_EQ(choice.reason, "") << "a piece behind the last";
+      choice.text += piece.text;
+      choice.reason = piece.finish_reason;
+      choice.ids = piece.ids;
+      choice.tokens.insert(choice.tokens.end(), piece.tokens.begin(), piece.tokens.end());
+    };
     sink.done = [&seen](const GenerationOutcome& outcome) {
       seen.outcome = outcome;
       ++seen.dones;
@@ -116,7 +130,8 @@ class ManagerTest : public testing::Test {
     return workers;
   }
 
-  void token(WorkerId from, const proto::Plan& plan, std::uint32_t index, std::int32_t id) {
+  void token(WorkerId from, const proto::Plan& plan, std::uint32_t index, std::int32_t id,
+             std::uint32_t choice = 0) {
     proto::Envelope message;
     proto::Token& token = *message.mutable_token();
     token.set_request_id(plan.request_id());
@@ -124,24 +139,33 @@ class ManagerTest : public testing::Test {
     token.set_attempt(plan.attempt());
     token.set_position(static_cast<std::uint32_t>(plan.ids_size()) + index);
     token.set_id(id);
+    token.set_choice(choice);
+    if (plan.has_logprobs()) {
+      token.set_logprob(-0.25f * static_cast<float>(id));
+      for (std::uint32_t i = 0; i < plan.logprobs(); ++i) {
+        token.add_top()->set_id(static_cast<std::int32_t>(40 + i));
+      }
+    }
     if (index == 0) *token.mutable_usage() = usage_;
     manager_->worker_message(from, message);
   }
   // Feeds a text's tokens from index on; gives the next index.
   std::uint32_t say(WorkerId from, const proto::Plan& plan, const std::string& text,
-                    std::uint32_t index = 0) {
+                    std::uint32_t index = 0, std::uint32_t choice = 0) {
     for (const std::int32_t id : *mini_tokenizer()->encode(text, false)) {
-      token(from, plan, index++, id);
+      token(from, plan, index++, id, choice);
     }
     return index;
   }
-  void finished(WorkerId from, const proto::Plan& plan, const std::string& reason) {
+  void finished(WorkerId from, const proto::Plan& plan, const std::string& reason,
+                std::uint32_t choice = 0) {
     proto::Envelope message;
     proto::Finished& finished = *message.mutable_finished();
     finished.set_request_id(plan.request_id());
     finished.set_transfer_id(plan.transfer_id());
     finished.set_attempt(plan.attempt());
     finished.set_reason(reason);
+    finished.set_choice(choice);
     *finished.mutable_usage() = usage_;
     manager_->worker_message(from, message);
   }

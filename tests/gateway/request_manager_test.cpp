@@ -31,7 +31,7 @@ TEST_F(ManagerTest, OrdersBothWorkersAndGivesTextAndUsage) {
   finished(kD1, plan, "stop");
   ASSERT_EQ(seen.dones, 1);
   EXPECT_TRUE(seen.outcome->status.ok());
-  EXPECT_EQ(seen.outcome->finish_reason, "stop");
+  EXPECT_EQ(seen.reason, "stop");
   EXPECT_EQ(seen.outcome->usage.sent_bytes, 99u);
   EXPECT_EQ(seen.outcome->usage.attempts, 1u);
   EXPECT_DOUBLE_EQ(seen.outcome->usage.ttft_ms, 30);
@@ -134,7 +134,7 @@ TEST_F(ManagerTest, LastTokenThenDeathIsAnAnswer) {
   token(kD1, plan, 1, 35);
   manager_->worker_down(kD1);
   ASSERT_EQ(seen.dones, 1);
-  EXPECT_EQ(seen.outcome->finish_reason, "length");
+  EXPECT_EQ(seen.reason, "length");
   EXPECT_EQ(seen.text, "AB");
   EXPECT_EQ(seen.outcome->usage.sent_bytes, 1234u);  // from the first token
 }
@@ -238,7 +238,7 @@ TEST_F(ManagerTest, StopStringsAcrossTokens) {
   say(kD1, plan, " a red ball");
   EXPECT_EQ(seen.text, " a r");
   ASSERT_EQ(seen.dones, 1);
-  EXPECT_EQ(seen.outcome->finish_reason, "stop");
+  EXPECT_EQ(seen.reason, "stop");
   EXPECT_EQ(seen.outcome->usage.sent_bytes, 1234u);
   EXPECT_TRUE(cancelled(plan.transfer_id()).contains(kD1));
 }
@@ -255,7 +255,7 @@ TEST_F(ManagerTest, WhatTheStopBufferHeldComesAtTheEnd) {
   EXPECT_EQ(seen.text, " a red ");
   finished(kD1, plan, "length");
   EXPECT_EQ(seen.text, " a red ball");
-  EXPECT_EQ(seen.outcome->finish_reason, "length");
+  EXPECT_EQ(seen.reason, "length");
 }
 
 TEST_F(ManagerTest, CancelReachesBothWorkersInEveryState) {
@@ -265,20 +265,20 @@ TEST_F(ManagerTest, CancelReachesBothWorkersInEveryState) {
   Seen running, queued;
   const auto first = submit(generation(), running);  // waits for a worker
   const auto second = submit(generation(), queued);
-  manager_->cancel(second, "gone");
-  manager_->cancel(first, "gone");
+  manager_->cancel(second, "gone", "client_gone");
+  manager_->cancel(first, "gone", "client_gone");
   EXPECT_TRUE(sent_.empty());
   up(kD1);
   up(kP1);
   EXPECT_TRUE(sent_.empty());
   const auto third = submit(generation(), running);  // receiving
   const std::uint64_t transfer = order().plan().transfer_id();
-  manager_->cancel(third, "gone");
+  manager_->cancel(third, "gone", "client_gone");
   EXPECT_EQ(cancelled(transfer), (std::set<WorkerId>{kD1, kP1}));
   const auto fourth = submit(generation(), running);  // running
   const proto::Plan plan = order().plan();
   say(kD1, plan, "a");
-  manager_->cancel(fourth, "gone");
+  manager_->cancel(fourth, "gone", "client_gone");
   EXPECT_TRUE(cancelled(plan.transfer_id()).contains(kD1));
   say(kD1, plan, "b", 1);
   EXPECT_EQ(running.text, "a");
