@@ -36,8 +36,11 @@ std::size_t characters(std::string_view text) {
 
 }  // namespace
 
-LogprobsJson::LogprobsJson(Endpoint endpoint, std::shared_ptr<const text::Tokenizer> tokenizer)
-    : endpoint_(endpoint), tokenizer_(std::move(tokenizer)), detokenizer_(tokenizer_) {}
+LogprobsJson::LogprobsJson(Endpoint endpoint, std::shared_ptr<const text::Tokenizer> tokenizer,
+                           text::Detokenizer::Before before)
+    : endpoint_(endpoint),
+      tokenizer_(std::move(tokenizer)),
+      detokenizer_(tokenizer_, text::SpecialTokens::kDrop, before) {}
 
 json::value LogprobsJson::write(std::span<const TokenLogprobs> tokens) {
   return endpoint_ == Endpoint::kChat ? chat(tokens) : completions(tokens);

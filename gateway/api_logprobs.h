@@ -19,7 +19,9 @@ inline constexpr float kLeastLogprob = -9999.0f;
 
 class LogprobsJson {
  public:
-  LogprobsJson(Endpoint endpoint, std::shared_ptr<const text::Tokenizer> tokenizer);
+  // before: what is before the first token; nothing, if the prompt is repeated.
+  LogprobsJson(Endpoint endpoint, std::shared_ptr<const text::Tokenizer> tokenizer,
+               text::Detokenizer::Before before);
 
   // Of tokens that come behind those of earlier calls.
   // Completions: {"tokens", "token_logprobs", "top_logprobs", "text_offset"}. A token that is no

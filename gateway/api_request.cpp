@@ -95,10 +95,7 @@ struct Prompt {
 
 std::string text_of(const Prompt& prompt, const ServedModel& model) {
   if (!prompt.text.empty()) return prompt.text;
-  text::Detokenizer detokenizer(model.tokenizer);
-  std::string text;
-  for (const std::int32_t id : prompt.ids) text += detokenizer.feed(id);
-  return text + detokenizer.finish();
+  return text::Detokenizer::decode(*model.tokenizer, prompt.ids, text::SpecialTokens::kDrop);
 }
 
 // A string or an array of ids.

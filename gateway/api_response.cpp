@@ -76,7 +76,9 @@ ApiResponse::ApiResponse(Endpoint endpoint, const ApiRequest& request, std::stri
       id_((endpoint == Endpoint::kChat ? "chatcmpl-" : "cmpl-") + hex(number)),
       created_s_(created_s),
       logprobs_(request.generations.size() * request.generations.front().choices,
-                LogprobsJson(endpoint, std::move(tokenizer))) {}
+                LogprobsJson(endpoint, std::move(tokenizer),
+                             request.echo.empty() ? text::Detokenizer::Before::kText
+                                                  : text::Detokenizer::Before::kNothing)) {}
 
 json::object ApiResponse::head(bool chunk) const {
   const bool chat = endpoint_ == Endpoint::kChat;

@@ -1,5 +1,6 @@
 // The client half of cluster_fixture.h: completions, streams, and the undisturbed answers.
 
+#include <algorithm>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -22,6 +23,20 @@ namespace asio = boost::asio;
 namespace http = boost::beast::http;
 namespace json = boost::json;
 
+// Each changes what random prompts are answered.
+proto::Sampling penalties() {
+  proto::Sampling sampling;
+  sampling.set_presence_penalty(0.75f);
+  sampling.set_frequency_penalty(0.5f);
+  sampling.set_repetition_penalty(1.25f);
+  sampling.set_min_p(0.015625f);
+  sampling.set_min_tokens(8);
+  proto::LogitBias& bias = *sampling.add_logit_bias();
+  bias.set_id(66);
+  bias.set_bias(2.5f);
+  return sampling;
+}
+
 std::string request_body(const Ask& ask, bool stream) {
   json::object body{{"prompt", json::array(ask.prompt.begin(), ask.prompt.end())},
                     {"max_tokens", ask.max_tokens},
@@ -30,23 +45,62 @@ std::string request_body(const Ask& ask, bool stream) {
                     {"kv_codec", ask.codec},
                     {"return_token_ids", true}};
   if (stream) body["stream"] = true;
+  if (ask.choices > 1) body["n"] = ask.choices;
+  if (ask.logprobs) body["logprobs"] = 2;
+  if (ask.penalties) {
+    const proto::Sampling sampling = penalties();
+    body["presence_penalty"] = sampling.presence_penalty();
+    body["frequency_penalty"] = sampling.frequency_penalty();
+    body["repetition_penalty"] = sampling.repetition_penalty();
+    body["min_p"] = sampling.min_p();
+    body["min_tokens"] = sampling.min_tokens();
+    body["logit_bias"] = {
+        {std::to_string(sampling.logit_bias(0).id()), sampling.logit_bias(0).bias()}};
+  }
   return json::serialize(body);
 }
 
-// Adds the ids and the finish reason of an answer's or event's first choice.
+// The token's own and those of the two most probable ones, in falling order: names are another
+// test's matter.
+void take_logprobs(const json::value& logprobs, std::vector<double>& to) {
+  // A float as it was sent: Boost 1.81 may err in a double's last place.
+  const auto number = [](const json::value& value) {
+    return static_cast<float>(value.to_number<double>());
+  };
+  const json::array& tokens = logprobs.at("token_logprobs").as_array();
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    to.push_back(number(tokens[i]));
+    std::vector<double> top;
+    for (const auto& [token, logprob] : logprobs.at("top_logprobs").at(i).as_object()) {
+      top.push_back(number(logprob));
+    }
+    std::sort(top.rbegin(), top.rend());
+    top.resize(2);
+    to.insert(to.end(), top.begin(), top.end());
+  }
+}
+
+// Adds the ids of an answer's choices, or of an event's one, and the finish reason of the first.
 void take_choice(const json::value& value, Answer& answer) {
   boost::system::error_code error;
   if (const json::value* text = value.find_pointer("/error/message", error)) {
     answer.error = text->as_string();
   }
-  const json::value* choice = value.find_pointer("/choices/0", error);
-  if (choice == nullptr) return;
-  if (const json::value* ids = choice->find_pointer("/token_ids", error);
-      ids != nullptr && ids->is_array()) {
-    for (const json::value& id : ids->as_array()) answer.ids.push_back(id.to_number<int>());
+  const json::value* choices = value.find_pointer("/choices", error);
+  if (choices == nullptr) return;
+  for (const json::value& choice : choices->as_array()) {
+    const auto index = choice.at("index").to_number<std::size_t>();
+    if (index > answer.others.size()) answer.others.resize(index);
+    std::vector<std::int32_t>& ids = index == 0 ? answer.ids : answer.others[index - 1];
+    if (const json::value* given = choice.find_pointer("/token_ids", error);
+        given != nullptr && given->is_array()) {
+      for (const json::value& id : given->as_array()) ids.push_back(id.to_number<int>());
+    }
+    if (index != 0) continue;
+    if (choice.at("logprobs").is_object()) take_logprobs(choice.at("logprobs"), answer.logprobs);
+    const json::value& reason = choice.at("finish_reason");
+    if (reason.is_string()) answer.finish_reason = reason.as_string();
   }
-  const json::value* reason = choice->find_pointer("/finish_reason", error);
-  if (reason != nullptr && reason->is_string()) answer.finish_reason = reason->as_string();
 }
 
 Status send_streaming(asio::ip::tcp::socket& socket, const cli::HttpUrl& url, const Ask& ask) {
@@ -159,18 +213,28 @@ Result<Answer> Undisturbed::answer(const Ask& ask) {
   plan.set_max_tokens(ask.max_tokens);
   plan.add_stop_ids(0);
   plan.set_codec(ask.codec);
+  plan.mutable_sampling()->set_repetition_penalty(1);
+  if (ask.penalties) *plan.mutable_sampling() = penalties();
+  if (ask.logprobs) plan.set_logprobs(2);
   plan.mutable_sampling()->set_temperature(ask.temperature);
   plan.mutable_sampling()->set_top_p(1);
   plan.mutable_sampling()->set_seed(ask.seed);
-  plan.mutable_sampling()->set_repetition_penalty(1);
   plan.set_prompt_tokens(static_cast<std::uint32_t>(ask.prompt.size()));
-  plan.set_choices(1);
+  plan.set_choices(ask.choices);
   plan.set_deadline_ms(300'000);
   KVF_ASSIGN_OR_RETURN(const auto result, impl_->cluster->answer(plan));
   Answer answer;
   answer.status = 200;
   answer.ids = result.choices.front().ids();
   answer.finish_reason = result.choices.front().finish_reason;
+  for (std::size_t i = 1; i < result.choices.size(); ++i) {
+    answer.others.push_back(result.choices[i].ids());
+  }
+  for (const proto::Token& token : result.choices.front().tokens) {
+    if (!ask.logprobs) break;
+    answer.logprobs.insert(answer.logprobs.end(),
+                           {token.logprob(), token.top(0).logprob(), token.top(1).logprob()});
+  }
   return answer;
 }
 

@@ -66,12 +66,17 @@ struct Ask {
   float temperature = 0;
   std::uint64_t seed = 0;
   std::uint32_t max_tokens = 16;
+  std::uint32_t choices = 1;
+  bool penalties = false;  // one of every kind
+  bool logprobs = false;   // with the two most probable tokens
 };
 
 struct Answer {
   int status = 0;
-  std::vector<std::int32_t> ids;
+  std::vector<std::int32_t> ids;  // of the first choice
   std::string finish_reason;
+  std::vector<std::vector<std::int32_t>> others;  // ids of the other choices
+  std::vector<double> logprobs;  // of the first choice: of each token, and of the two most probable
   std::string error;
   std::uint32_t events = 0;  // of a stream
   bool done = false;         // a stream ended with [DONE]

@@ -30,6 +30,9 @@ Result<Round> prepare(Undisturbed& single, int number) {
     const std::uint64_t seed = static_cast<std::uint64_t>(number) * kRequests + i + 1;
     const std::uint32_t length = 300 + counter_random(seed, 0) % 1600;
     Ask ask{random_prompt(seed, length), kCodecs[seed % 3], i % 2 == 0 ? 0.0f : 0.8f, seed, 100};
+    ask.choices = i == 3 ? 3 : 1;
+    ask.penalties = i >= 2;
+    ask.logprobs = i == 1;
     KVF_ASSIGN_OR_RETURN(Answer answer, single.answer(ask));
     round.asks.push_back(std::move(ask));
     round.expected.push_back(std::move(answer));
@@ -75,6 +78,8 @@ int run_round(const Cluster& cluster, const Round& round, int number) {
       });
       ++ended;
       const bool same = answer.ok() && answer->done && answer->ids == round.expected[i].ids &&
+                        answer->others == round.expected[i].others &&
+                        answer->logprobs == round.expected[i].logprobs &&
                         answer->finish_reason == round.expected[i].finish_reason;
       if (same) return;
       ++wrong;

@@ -1,5 +1,6 @@
 // Disaggregated output equals single-process output token for token: every combination of prompt
-// length, codec, sampling, concurrency and number of workers, 216 prompts.
+// length, codec, sampling, concurrency and number of workers, 216 prompts; among them requests of
+// several choices, with penalties, and with log-probabilities.
 
 #include <gtest/gtest.h>
 
@@ -21,7 +22,12 @@ std::vector<Ask> all_asks() {
   for (const std::uint32_t length : kLengths) {
     for (const char* codec : kCodecs) {
       for (const float temperature : {0.0f, 0.9f}) {
-        asks.push_back({random_prompt(++seed, length), codec, temperature, seed, 16});
+        Ask ask{random_prompt(++seed, length), codec, temperature, seed, 16};
+        // Every combination of the three, over the others' combinations.
+        ask.choices = seed % 2 == 0 ? 3 : 1;
+        ask.penalties = seed / 2 % 2 == 0;
+        ask.logprobs = seed / 4 % 2 == 0;
+        asks.push_back(std::move(ask));
       }
     }
   }
@@ -59,6 +65,8 @@ void expect_same(const Cluster& cluster, std::uint32_t concurrency) {
       EXPECT_EQ(answer->ids, expected[i].ids)
           << "length " << asks[i].prompt.size() << ", " << asks[i].codec << ", temperature "
           << asks[i].temperature << ", concurrency " << concurrency;
+      EXPECT_EQ(answer->others, expected[i].others) << "length " << asks[i].prompt.size();
+      EXPECT_EQ(answer->logprobs, expected[i].logprobs) << "length " << asks[i].prompt.size();
       EXPECT_EQ(answer->finish_reason, expected[i].finish_reason);
     }
   };
