@@ -27,10 +27,11 @@ std::string request_name(std::string_view given, std::uint64_t number) {
   return name.data();
 }
 
-ApiExchange::ApiExchange(std::shared_ptr<cluster::HttpExchange> inner, std::string name,
+ApiExchange::ApiExchange(std::shared_ptr<cluster::HttpExchange> inner, std::uint64_t number,
                          std::string endpoint, const Timers& timers, GatewayMetrics& metrics)
     : inner_(std::move(inner)),
-      name_(std::move(name)),
+      number_(number),
+      name_(request_name(inner_->request().header("x-request-id"), number)),
       endpoint_(std::move(endpoint)),
       timers_(timers),
       metrics_(metrics),

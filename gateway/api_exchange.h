@@ -20,11 +20,13 @@ std::string request_name(std::string_view given, std::uint64_t number);
 
 class ApiExchange : public cluster::HttpExchange {
  public:
+  // number: its own among all requests; the name comes from it unless the client gives one.
   // endpoint: of a fixed set, for the log and the metric's label. timers and metrics outlive it.
-  ApiExchange(std::shared_ptr<cluster::HttpExchange> inner, std::string name, std::string endpoint,
-              const Timers& timers, GatewayMetrics& metrics);
+  ApiExchange(std::shared_ptr<cluster::HttpExchange> inner, std::uint64_t number,
+              std::string endpoint, const Timers& timers, GatewayMetrics& metrics);
   ~ApiExchange() override;
 
+  std::uint64_t number() const { return number_; }
   const std::string& name() const { return name_; }
   // Adds to the log's line, as " text".
   void note(std::string_view text);
@@ -47,6 +49,7 @@ class ApiExchange : public cluster::HttpExchange {
   cluster::HttpHeaders named(const cluster::HttpHeaders& headers, int status);
 
   std::shared_ptr<cluster::HttpExchange> inner_;
+  std::uint64_t number_;
   std::string name_;
   std::string endpoint_;
   const Timers& timers_;

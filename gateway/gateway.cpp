@@ -18,6 +18,7 @@
 #include "gateway/api_keys.h"
 #include "gateway/api_request.h"
 #include "gateway/served_model.h"
+#include "gateway/text_thread.h"
 #include "gateway/tokenize_api.h"
 #include "gateway/worker_links.h"
 
@@ -28,6 +29,8 @@ namespace json = boost::json;
 using cluster::HttpExchange;
 
 constexpr std::string_view kJson = "application/json";
+// Some milliseconds of parsing and tokenizing.
+constexpr std::size_t kInlineBodyBytes = std::size_t{64} << 10;
 constexpr std::string_view kModel = "/v1/models/";  // and a name
 constexpr std::uint64_t kTickNs = kSecond;
 // A reactor that has not come round for so long answers nothing in time.
@@ -65,6 +68,9 @@ class GatewayProcess : public Gateway {
 
   std::optional<cluster::HttpRefusal> admit(const cluster::HttpRequest& head);
   void serve(const std::shared_ptr<HttpExchange>& exchange);
+  template <class Read, class Then>
+  void with_body(ExchangePtr exchange, Read read, Then then);
+  void give(ApiExchange& exchange, const ApiResult<std::string>& answer);
   void models(const ExchangePtr& exchange);
   void tokenize(const ExchangePtr& exchange);
   void detokenize(const ExchangePtr& exchange);
@@ -91,6 +97,7 @@ class GatewayProcess : public Gateway {
   GatewayMetrics metrics_;
   scheduler::Router router_;
   std::unique_ptr<RequestManager> requests_;
+  std::unique_ptr<TextThread> text_thread_ = std::make_unique<TextThread>(io_);
   std::unique_ptr<WorkerLinks> links_;
   std::unique_ptr<cluster::Membership> members_;
   std::unique_ptr<cluster::HttpServer> http_;
@@ -229,8 +236,8 @@ void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& inner) {
   const cluster::HttpRequest& request = inner->request();
   const Route* route = find_route(request.path);
   const auto exchange = std::make_shared<ApiExchange>(
-      inner, request_name(request.header("x-request-id"), next_number()),
-      route == nullptr ? "other" : std::string(route->name), timers_, metrics_);
+      inner, next_number(), route == nullptr ? "other" : std::string(route->name), timers_,
+      metrics_);
   if (route == nullptr) {
     return refuse(*exchange, {404, "There is no " + request.path, "invalid_request_error", "",
                               "not_found", 0});
@@ -262,16 +269,36 @@ void GatewayProcess::models(const ExchangePtr& exchange) {
                     (one ? model_json : models_json)(model_.name, model_.context, started_s_));
 }
 
+// Calls `then` with what `read` makes of the exchange's request. Reading a long body takes so long
+// that others' streams would stutter: that is done beside the reactor, and `then` is left out if
+// the client has gone meanwhile.
+template <class Read, class Then>
+void GatewayProcess::with_body(ExchangePtr exchange, Read read, Then then) {
+  const cluster::HttpRequest& request = exchange->request();
+  if (request.body.size() <= kInlineBodyBytes) return then(exchange, read(request));
+  text_thread_->run([exchange = std::move(exchange), read, then]() mutable -> TextThread::Rest {
+    auto result = read(exchange->request());
+    return [exchange = std::move(exchange), then, result = std::move(result)]() mutable {
+      if (exchange->open()) then(exchange, std::move(result));
+    };
+  });
+}
+
 void GatewayProcess::tokenize(const ExchangePtr& exchange) {
-  const auto answer = answer_tokenize(exchange->request().body, model_);
-  if (const auto* error = std::get_if<ApiError>(&answer)) return refuse(*exchange, *error);
-  exchange->respond(200, kJson, std::get<std::string>(answer));
+  with_body(
+      exchange, [this](const auto& request) { return answer_tokenize(request.body, model_); },
+      [this](const ExchangePtr& to, const ApiResult<std::string>& answer) { give(*to, answer); });
 }
 
 void GatewayProcess::detokenize(const ExchangePtr& exchange) {
-  const auto answer = answer_detokenize(exchange->request().body, model_);
-  if (const auto* error = std::get_if<ApiError>(&answer)) return refuse(*exchange, *error);
-  exchange->respond(200, kJson, std::get<std::string>(answer));
+  with_body(
+      exchange, [this](const auto& request) { return answer_detokenize(request.body, model_); },
+      [this](const ExchangePtr& to, const ApiResult<std::string>& answer) { give(*to, answer); });
+}
+
+void GatewayProcess::give(ApiExchange& exchange, const ApiResult<std::string>& answer) {
+  if (const auto* error = std::get_if<ApiError>(&answer)) return refuse(exchange, *error);
+  exchange.respond(200, kJson, std::get<std::string>(answer));
 }
 
 void GatewayProcess::generate(Endpoint endpoint, const ExchangePtr& exchange) {
@@ -289,12 +316,18 @@ void GatewayProcess::generate(Endpoint endpoint, const ExchangePtr& exchange) {
   }
   const ApiContext context{&model_, &codecs_, config_.default_max_tokens,
                            std::get<std::uint64_t>(timeout_ns)};
-  auto parsed = parse_api_request(endpoint, request.body, request.header("x-kv-codec"), context);
-  if (const auto* error = std::get_if<ApiError>(&parsed)) {
-    metrics_.request_done("invalid");
-    return refuse(*exchange, *error);
-  }
-  submit(endpoint, std::move(std::get<ApiRequest>(parsed)), exchange);
+  with_body(
+      exchange,
+      [endpoint, context](const cluster::HttpRequest& read) {
+        return parse_api_request(endpoint, read.body, read.header("x-kv-codec"), context);
+      },
+      [this, endpoint](const ExchangePtr& to, ApiResult<ApiRequest> parsed) {
+        if (const auto* error = std::get_if<ApiError>(&parsed)) {
+          metrics_.request_done("invalid");
+          return refuse(*to, *error);
+        }
+        submit(endpoint, std::move(std::get<ApiRequest>(parsed)), to);
+      });
 }
 
 // Takes one of the requests that the client's key may have at once, or answers 429.
@@ -317,7 +350,6 @@ bool GatewayProcess::enter_key(ApiExchange& exchange) {
 }
 
 void GatewayProcess::submit(Endpoint endpoint, ApiRequest request, const ExchangePtr& exchange) {
-  const std::uint64_t number = counter_random(id_key_, last_number_);
   exchange->note("codec=\"" + request.generations.front().codec + "\"");
   const auto ids = std::make_shared<std::vector<RequestManager::RequestId>>();
   const auto cancel_all = [this, ids](const std::string& why, std::string_view outcome) {
@@ -330,10 +362,11 @@ void GatewayProcess::submit(Endpoint endpoint, ApiRequest request, const Exchang
                    " attempts=" + std::to_string(usage.attempts));
     cancel_all("another prompt of the request failed", "failed");
   };
-  const auto answer = std::make_shared<ApiAnswer>(
-      exchange,
-      ApiResponse(endpoint, request, model_.name, model_.tokenizer, number, wall_seconds()),
-      request, ended);
+  const auto answer =
+      std::make_shared<ApiAnswer>(exchange,
+                                  ApiResponse(endpoint, request, model_.name, model_.tokenizer,
+                                              exchange->number(), wall_seconds()),
+                                  request, ended);
   for (std::uint32_t prompt = 0; prompt < request.generations.size(); ++prompt) {
     request.generations[prompt].name = exchange->name();
     const auto id = requests_->submit(std::move(request.generations[prompt]), answer->sink(prompt));
@@ -436,6 +469,7 @@ void GatewayProcess::stop() {
   timers_.cancel(tick_);
   timers_.cancel(drain_check_);
   if (http_) http_->stop();
+  text_thread_.reset();
   requests_->cancel_all("the gateway stops");
   requests_.reset();
   links_.reset();

@@ -1,6 +1,7 @@
 // The gateway: OpenAI's API in front, prefill and decode workers behind, the scheduler inside.
 //
-// Thread contract: everything on the reactor's thread, the one that runs the io_context.
+// Thread contract: everything on the reactor's thread, the one that runs the io_context. A thread
+// of its own reads long bodies (gateway/text_thread.h).
 #pragma once
 
 #include <cstdint>

@@ -238,6 +238,39 @@ TEST_F(ApiSurfaceTest, TokenizeRefusesWhatItCannotDo) {
   EXPECT_EQ(get("/tokenize").status, 405);
 }
 
+// Bodies over 64 KiB are read beside the reactor.
+TEST_F(ApiSurfaceTest, LongBodiesAreAnsweredAndOvertaken) {
+  one_worker("A");
+  const std::string text(300'000, 'a');
+  const std::string body = json::serialize(json::value{{"prompt", text}});
+  auto longer = post("/tokenize", body);
+  const Answer shorter = ask("/tokenize", R"({"prompt":"x"})");
+  EXPECT_EQ(shorter.status, 200);
+  const Answer answer = answer_of(longer);
+  EXPECT_EQ(answer.json().at("count").to_number<std::size_t>(),
+            tokenizer_->encode(text, tokenizer_->add_bos())->size());
+  const Answer refused = ask("/v1/completions", body);
+  EXPECT_EQ(refused.json().at("error").at("code"), "context_length_exceeded");
+  const std::string padded = R"({"prompt":"a b c","other":")" + text + "\"}";
+  auto first = ask("/v1/completions", padded);
+  auto second = ask("/v1/completions", kAsk);
+  EXPECT_EQ(first.status, 200) << first.body;
+  EXPECT_NE(first.json().at("id"), second.json().at("id"));
+}
+
+TEST_F(ApiSurfaceTest, AClientThatLeavesWhileItsBodyIsRead) {
+  one_worker("A");
+  for (int i = 0; i < 3; ++i) {
+    auto client =
+        post("/tokenize", json::serialize(json::value{{"prompt", std::string(400'000, 'a')}}));
+    io_.restart();
+    io_.poll();
+    client->socket.close();
+  }
+  EXPECT_EQ(get("/v1/models").status, 200);
+  gateway_.reset();  // whatever has been read by now
+}
+
 // ---- limits of what a request says, at their edges; cluster/ has those of HTTP ----
 
 TEST_F(ApiSurfaceTest, ThePromptFitsOrIsRefused) {
