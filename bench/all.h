@@ -3,6 +3,7 @@
 
 #include "bench/attention_bench.h"
 #include "bench/kv_data.h"
+#include "bench/load_bench.h"
 #include "bench/machine.h"
 #include "bench/oracle.h"
 #include "bench/prefill_bench.h"

@@ -6,13 +6,29 @@
 #include <thread>
 
 #include "bench/attention_bench.h"
+#include "bench/load_bench.h"
 #include "bench/prefill_bench.h"
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
+#include "cli/load_progress.h"
 #include "cli/worker_config.h"
 
 namespace kvferry::cli {
 namespace {
+
+int threads_of(const EngineOptions& options) {
+  if (options.threads > 0) return options.threads;
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+template <class Report>
+void print(const Report& report, bool json) {
+  if (json) {
+    fmt::print("{}\n", boost::json::serialize(bench::to_json(report)));
+  } else {
+    fmt::print("{}", bench::to_text(report));
+  }
+}
 
 Status bench_prefill(const BenchPrefillOptions& options) {
   bench::PrefillBenchOptions bench;
@@ -20,14 +36,21 @@ Status bench_prefill(const BenchPrefillOptions& options) {
   bench.tokens = options.tokens;
   bench.codec = options.codec;
   KVF_ASSIGN_OR_RETURN(bench.compute, parse_compute(options.engine.compute));
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  bench.threads = options.engine.threads > 0 ? options.engine.threads : cores;
+  bench.threads = threads_of(options.engine);
   KVF_ASSIGN_OR_RETURN(const auto report, bench::run_prefill_bench(bench));
-  if (options.json) {
-    fmt::print("{}\n", boost::json::serialize(bench::to_json(report)));
-  } else {
-    fmt::print("{}", bench::to_text(report));
-  }
+  print(report, options.json);
+  return ok_status();
+}
+
+Status bench_load(const BenchLoadOptions& options) {
+  bench::LoadBenchOptions bench;
+  bench.model = options.engine.model;
+  KVF_ASSIGN_OR_RETURN(bench.compute, parse_compute(options.engine.compute));
+  bench.threads = threads_of(options.engine);
+  bench.runs = options.runs;
+  bench.progress = load_progress("bench", bench.model);
+  KVF_ASSIGN_OR_RETURN(const auto report, bench::run_load_bench(bench));
+  print(report, options.json);
   return ok_status();
 }
 
@@ -49,6 +72,10 @@ int run_bench_attention(const BenchAttentionOptions& options) {
 
 int run_bench_prefill(const BenchPrefillOptions& options) {
   return report("bench prefill", bench_prefill(options));
+}
+
+int run_bench_load(const BenchLoadOptions& options) {
+  return report("bench load", bench_load(options));
 }
 
 }  // namespace kvferry::cli

@@ -71,6 +71,13 @@ struct BenchAttentionOptions {
 };
 int run_bench_attention(const BenchAttentionOptions& options);
 
+struct BenchLoadOptions {
+  EngineOptions engine;
+  int runs = 3;  // with the files in the page cache
+  bool json = false;
+};
+int run_bench_load(const BenchLoadOptions& options);
+
 struct DoctorOptions {
   std::string model;    // empty: no numerics class
   std::string ucx_tls;  // empty: UCX_TLS or UCX's own choice

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "cli/load_progress.h"
 #include "cli/worker_config.h"
 
 namespace kvferry::cli {
@@ -18,6 +19,7 @@ Result<LoadedEngine> load_engine(const EngineOptions& options) {
   model::LoadOptions load;
   KVF_ASSIGN_OR_RETURN(load.compute, parse_compute(options.compute));
   load.pool = engine.pool.get();
+  load.progress = load_progress("model", options.model);
   KVF_ASSIGN_OR_RETURN(engine.model, model::load_model(options.model, load));
   return engine;
 }

@@ -110,6 +110,19 @@ Command add_bench_attention(CLI::App* bench, BenchAttentionOptions& options) {
   return [&options] { return run_bench_attention(options); };
 }
 
+Command add_bench_load(CLI::App* bench, BenchLoadOptions& options) {
+  CLI::App* sub = bench->add_subcommand("load", "Speed of loading beside the disk's and memory's");
+  options.engine.model = "random:llama-3.2-1b";
+  add_engine_options(sub, options.engine);
+  sub->get_option("--model")->required(false);
+  sub->add_option("--runs", options.runs, "With the files in the page cache")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry bench load --model models/mini", "kvferry bench load --json"});
+  return [&options] { return run_bench_load(options); };
+}
+
 Command add_doctor(CLI::App& app, DoctorOptions& options) {
   CLI::App* sub =
       app.add_subcommand("doctor", "What this machine has and what to do about the rest");
@@ -215,6 +228,7 @@ int main(int argc, char** argv) {
   DescribeOptions describe;
   BenchPrefillOptions bench_prefill;
   BenchAttentionOptions bench_attention;
+  BenchLoadOptions bench_load;
   DoctorOptions doctor;
   UpOptions up;
   DemoOptions demo;
@@ -235,9 +249,11 @@ int main(int argc, char** argv) {
   add(codec, "list", [] { return run_codec_list(); });
   CLI::App* bench = app.add_subcommand("bench", "Measurements, each beside its ceiling");
   bench->require_subcommand(1);
-  examples(bench, {"kvferry bench prefill --model random:llama-3.2-1b"});
+  examples(bench, {"kvferry bench prefill --model random:llama-3.2-1b",
+                   "kvferry bench load --model models/mini"});
   add(bench, "prefill", add_bench_prefill(bench, bench_prefill));
   add(bench, "attention", add_bench_attention(bench, bench_attention));
+  add(bench, "load", add_bench_load(bench, bench_load));
   add(&app, "doctor", add_doctor(app, doctor));
   add(&app, "up", add_up(app, up));
   add(&app, "demo", add_demo(app, demo));

@@ -19,6 +19,7 @@
 #include "base/process_metrics.h"
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
+#include "cli/load_progress.h"
 #include "cli/worker_config.h"
 #include "cluster/admin_http.h"
 #include "cluster/messages.h"
@@ -95,6 +96,7 @@ Status Worker::start() {
   model::LoadOptions options;
   options.compute = config_.compute;
   options.pool = compute_.get();
+  options.progress = load_progress(config_.name, config_.model);
   const std::uint64_t begin_ns = monotonic_ns();
   KVF_ASSIGN_OR_RETURN(model_, model::load_model(config_.model, options));
   for (const auto& codec : codecs_.codecs()) {

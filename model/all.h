@@ -6,4 +6,5 @@
 #include "model/gemm_rates.h"
 #include "model/logits.h"
 #include "model/model.h"
+#include "model/random_model.h"
 #include "model/sampling.h"

@@ -144,6 +144,11 @@ std::vector<std::string> Checkpoint::names() const {
   return names;
 }
 
+Status Checkpoint::read_status() const {
+  for (const auto& file : files_) KVF_RETURN_IF_ERROR(file->read_status());
+  return ok_status();
+}
+
 void Checkpoint::read_rows(const TensorRef& tensor, std::uint32_t row0, std::uint32_t count,
                            Compute type, std::byte* out) const {
   const Place& place = by_index_[tensor.index];

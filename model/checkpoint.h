@@ -31,6 +31,7 @@ class Checkpoint : public TensorSource {
   std::vector<std::string> names() const override;
   void read_rows(const TensorRef& tensor, std::uint32_t row0, std::uint32_t count, Compute type,
                  std::byte* out) const override;
+  Status read_status() const override;
 
  private:
   using WeightMap = std::map<std::string, std::string, std::less<>>;  // tensor to file name

@@ -1,47 +1,17 @@
 #include "model/linear.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <span>
 #include <string>
 
 #include "base/hash.h"
 #include "model/gemm_kernel.h"
+#include "model/page_buffer.h"
 
 namespace kvferry::model {
 namespace {
 
 static_assert(kStepRows == kMaxRung);
-
-// Zeroed pages, backed by huge pages where the kernel allows: decode reads every weight once a
-// token, and 4 KiB pages would miss the TLB on each.
-class PageBuffer {
- public:
-  PageBuffer() = default;
-  ~PageBuffer() {
-    if (data_ != nullptr) munmap(data_, bytes_);
-  }
-  PageBuffer(const PageBuffer&) = delete;
-  PageBuffer& operator=(const PageBuffer&) = delete;
-
-  Status allocate(std::size_t bytes) {
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) {
-      return resource_exhausted("no memory for " + std::to_string(bytes >> 20) +
-                                " MiB of packed weights; use a smaller model or --compute bf16");
-    }
-    madvise(p, bytes, MADV_HUGEPAGE);  // a hint: failure changes speed only
-    data_ = static_cast<std::byte*>(p);
-    bytes_ = bytes;
-    return ok_status();
-  }
-  std::byte* data() const { return data_; }
-
- private:
-  std::byte* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
 
 std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 

@@ -56,6 +56,7 @@ class RandomSource : public TensorSource {
   }
 
   std::vector<std::string> names() const override { return {}; }
+  Status read_status() const override { return ok_status(); }
 
   void read_rows(const TensorRef& tensor, std::uint32_t row0, std::uint32_t count, Compute type,
                  std::byte* out) const override {

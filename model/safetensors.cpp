@@ -1,7 +1,6 @@
 #include "model/safetensors.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -48,9 +47,10 @@ std::optional<std::uint64_t> as_u64(const json::value& value) {
   return std::nullopt;
 }
 
-// Reads one entry; `data` is the file behind the header.
+// Reads one entry; the data is the file's bytes [data_begin, file_bytes).
 Result<SafetensorsEntry> read_entry(std::string_view name, const json::value& value,
-                                    std::span<const std::byte> data) {
+                                    std::uint64_t data_begin, std::uint64_t file_bytes) {
+  const std::uint64_t data_bytes = file_bytes - data_begin;
   const std::string where = "tensor '" + std::string(name) + "': ";
   if (!value.is_object()) return invalid_argument(where + "its header entry is not an object");
   const json::object& object = value.get_object();
@@ -80,15 +80,16 @@ Result<SafetensorsEntry> read_entry(std::string_view name, const json::value& va
     entry.shape.push_back(*n);
   }
   const auto begin = as_u64(offsets->get_array()[0]), end = as_u64(offsets->get_array()[1]);
-  if (!begin || !end || *begin > *end || *end > data.size()) {
+  if (!begin || !end || *begin > *end || *end > data_bytes) {
     return invalid_argument(where + "its data_offsets lie outside the file's " +
-                            std::to_string(data.size()) + " data bytes");
+                            std::to_string(data_bytes) + " data bytes");
   }
   if (*end - *begin != bytes) {
     return invalid_argument(where + "data_offsets span " + std::to_string(*end - *begin) +
                             " bytes, but shape and dtype need " + std::to_string(bytes));
   }
-  entry.data = data.subspan(*begin, bytes);
+  entry.begin = data_begin + *begin;
+  entry.bytes = bytes;
   return entry;
 }
 
@@ -137,15 +138,13 @@ void to_f32(Dtype dtype, const std::byte* in, std::size_t count, float* out) {
 }  // namespace
 
 Safetensors::~Safetensors() {
-  if (mapping_ != nullptr) munmap(mapping_, mapped_bytes_);
+  if (fd_ >= 0) ::close(fd_);
 }
 
 Result<std::unique_ptr<Safetensors>> Safetensors::open(const std::filesystem::path& path) {
   std::unique_ptr<Safetensors> file(new Safetensors);
-  KVF_RETURN_IF_ERROR(file->map(path));
-  const std::span<const std::byte> bytes(static_cast<const std::byte*>(file->mapping_),
-                                         file->mapped_bytes_);
-  Status status = file->parse(bytes);
+  KVF_RETURN_IF_ERROR(file->open_file(path));
+  Status status = file->parse();
   if (!status.ok()) {
     return Status(status.code(), path.string() + ": " + status.message() +
                                      "; the file is damaged or was cut short: copy it again");
@@ -153,64 +152,78 @@ Result<std::unique_ptr<Safetensors>> Safetensors::open(const std::filesystem::pa
   return file;
 }
 
-Status Safetensors::map(const std::filesystem::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return not_found("cannot open " + path.string() + ": " + std::strerror(errno));
+Status Safetensors::open_file(const std::filesystem::path& path) {
+  path_ = path.string();
+  fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd_ < 0) return not_found("cannot open " + path_ + ": " + std::strerror(errno));
   struct stat info {};
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size < 8) {
-    ::close(fd);
-    return invalid_argument(path.string() + " is not a safetensors file: under 8 bytes long");
+  if (fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size < 8) {
+    return invalid_argument(path_ + " is not a safetensors file: under 8 bytes long");
   }
-  const auto bytes = static_cast<std::size_t>(info.st_size);
-  void* mapping = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-  ::close(fd);
-  if (mapping == MAP_FAILED) {
-    return resource_exhausted("cannot map " + path.string() + ": " + std::strerror(errno));
-  }
-  mapping_ = mapping;
-  mapped_bytes_ = bytes;
+  file_bytes_ = static_cast<std::uint64_t>(info.st_size);
   return ok_status();
 }
 
-Status Safetensors::parse(std::span<const std::byte> file) {
-  std::uint64_t header_bytes;
-  std::memcpy(&header_bytes, file.data(), 8);
-  if (header_bytes > kMaxHeaderBytes || header_bytes > file.size() - 8) {
-    return invalid_argument("the header says it is " + std::to_string(header_bytes) +
-                            " bytes long, in a file of " + std::to_string(file.size()));
+void Safetensors::read(std::uint64_t begin, std::size_t bytes, std::byte* out) const {
+  while (bytes > 0) {
+    const ssize_t n = pread(fd_, out, bytes, static_cast<off_t>(begin));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      failed_ = true;
+      return;
+    }
+    out += n;
+    begin += static_cast<std::uint64_t>(n);
+    bytes -= static_cast<std::size_t>(n);
   }
-  const std::string_view text(reinterpret_cast<const char*>(file.data() + 8), header_bytes);
+}
+
+Status Safetensors::read_status() const {
+  if (!failed_) return ok_status();
+  return data_loss("cannot read all of " + path_ +
+                   ": it was cut short since it was opened, or the disk failed");
+}
+
+Status Safetensors::parse() {
+  std::uint64_t header_bytes = 0;
+  read(0, 8, reinterpret_cast<std::byte*>(&header_bytes));
+  if (header_bytes > kMaxHeaderBytes || header_bytes > file_bytes_ - 8) {
+    return invalid_argument("the header says it is " + std::to_string(header_bytes) +
+                            " bytes long, in a file of " + std::to_string(file_bytes_));
+  }
+  std::string text(header_bytes, '\0');
+  read(8, text.size(), reinterpret_cast<std::byte*>(text.data()));
+  KVF_RETURN_IF_ERROR(read_status());
   KVF_ASSIGN_OR_RETURN(const json::object header, parse_strict_object(text, "the header"));
-  const auto data = file.subspan(8 + header_bytes);
+  const std::uint64_t data_begin = 8 + header_bytes;
   for (const auto& [name, value] : header) {
     if (name == "__metadata__") {
       KVF_RETURN_IF_ERROR(check_metadata(value));
       continue;
     }
-    KVF_ASSIGN_OR_RETURN(auto entry, read_entry(std::string_view(name), value, data));
+    KVF_ASSIGN_OR_RETURN(auto entry,
+                         read_entry(std::string_view(name), value, data_begin, file_bytes_));
     tensors_.push_back(std::move(entry));
   }
   std::stable_sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.data.data(), a.data.size()) < std::pair(b.data.data(), b.data.size());
+    return std::pair(a.begin, a.bytes) < std::pair(b.begin, b.bytes);
   });
   for (std::size_t i = 0; i < tensors_.size(); ++i) by_name_[tensors_[i].name] = i;
-  return check_layout(data.size());
+  return check_layout(data_begin);
 }
 
-Status Safetensors::check_layout(std::size_t data_bytes) const {
+Status Safetensors::check_layout(std::uint64_t data_begin) const {
   if (tensors_.empty()) return invalid_argument("it holds no tensors");
-  const std::byte* end = static_cast<const std::byte*>(mapping_) + mapped_bytes_ - data_bytes;
+  std::uint64_t end = data_begin;
   for (const auto& tensor : tensors_) {
-    if (tensor.data.data() != end) {
-      return invalid_argument("tensor '" + tensor.name + "': its data " +
-                              (tensor.data.data() < end ? "overlaps another tensor's"
-                                                        : "comes behind bytes of no tensor"));
+    if (tensor.begin != end) {
+      return invalid_argument(
+          "tensor '" + tensor.name + "': its data " +
+          (tensor.begin < end ? "overlaps another tensor's" : "comes behind bytes of no tensor"));
     }
-    end += tensor.data.size();
+    end += tensor.bytes;
   }
-  if (end != static_cast<const std::byte*>(mapping_) + mapped_bytes_) {
-    return invalid_argument("bytes behind the last tensor belong to none");
-  }
+  if (end != file_bytes_) return invalid_argument("bytes behind the last tensor belong to none");
   return ok_status();
 }
 
@@ -246,19 +259,21 @@ void Safetensors::read_rows(const TensorRef& tensor, std::uint32_t row0, std::ui
                             Compute type, std::byte* out) const {
   const auto& entry = tensors_[tensor.index];
   const std::size_t bytes = entry.dtype == Dtype::kF32 ? 4 : 2;
-  const std::byte* in = entry.data.data() + std::size_t{row0} * tensor.columns * bytes;
+  std::uint64_t from = entry.begin + std::uint64_t{row0} * tensor.columns * bytes;
   const std::size_t values = std::size_t{count} * tensor.columns;
-  if (type == Compute::kBf16 && entry.dtype == Dtype::kBf16) {
-    std::memcpy(out, in, values * 2);
-    return;
-  }
-  constexpr std::size_t kPiece = 1024;  // converted through f32 in pieces that stay in L1
-  float piece[kPiece];
+  const bool as_is =
+      (type == Compute::kBf16) == (entry.dtype == Dtype::kBf16) && entry.dtype != Dtype::kF16;
+  if (as_is) return read(from, values * bytes, out);
+  constexpr std::size_t kPiece = 16 * 1024;  // converted through f32 in pieces that stay in L2
+  std::vector<std::byte> raw(kPiece * bytes);
+  std::vector<float> piece(kPiece);
   for (std::size_t i = 0; i < values; i += kPiece) {
     const std::size_t n = std::min(kPiece, values - i);
-    to_f32(entry.dtype, in + i * bytes, n, piece);
+    read(from, n * bytes, raw.data());
+    from += n * bytes;
+    to_f32(entry.dtype, raw.data(), n, piece.data());
     if (type == Compute::kF32) {
-      std::memcpy(out + i * 4, piece, n * 4);
+      std::memcpy(out + i * 4, piece.data(), n * 4);
     } else {
       for (std::size_t j = 0; j < n; ++j) {
         const std::uint16_t half = kernels::bf16_from_f32(piece[j]);

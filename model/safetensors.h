@@ -1,4 +1,4 @@
-// A safetensors file, mapped read-only. Layout: uint64 little-endian header length, a JSON object
+// A safetensors file. Layout: uint64 little-endian header length, a JSON object
 // {name: {dtype, shape, data_offsets: [begin, end]}}, then the data; offsets count from its start.
 // Source: the format's page, https://huggingface.co/docs/safetensors.
 //
@@ -9,12 +9,12 @@
 // Thread contract: immutable after open(); any thread.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -29,7 +29,7 @@ struct SafetensorsEntry {
   std::string name, dtype_name;
   Dtype dtype = Dtype::kOther;
   std::vector<std::uint64_t> shape;
-  std::span<const std::byte> data;  // not necessarily aligned
+  std::uint64_t begin = 0, bytes = 0;  // in the file
 };
 
 class Safetensors {
@@ -46,15 +46,22 @@ class Safetensors {
   Result<TensorRef> find(const std::string& name, std::uint32_t rows, std::uint32_t columns) const;
   void read_rows(const TensorRef& tensor, std::uint32_t row0, std::uint32_t count, Compute type,
                  std::byte* out) const;
+  Status read_status() const;
 
  private:
   Safetensors() = default;
-  Status map(const std::filesystem::path& path);
-  Status parse(std::span<const std::byte> file);
-  Status check_layout(std::size_t data_bytes) const;
+  Status open_file(const std::filesystem::path& path);
+  Status parse();
+  Status check_layout(std::uint64_t data_begin) const;
+  // Sets the read's status where it fails.
+  void read(std::uint64_t begin, std::size_t bytes, std::byte* out) const;
 
-  void* mapping_ = nullptr;
-  std::size_t mapped_bytes_ = 0;
+  // Read, not mapped: a mapping takes a page fault for each 64 KiB at best, three times what the
+  // copy costs, and an error of the disk would be a signal.
+  int fd_ = -1;
+  std::uint64_t file_bytes_ = 0;
+  std::string path_;
+  mutable std::atomic<bool> failed_ = false;
   std::vector<SafetensorsEntry> tensors_;
   std::map<std::string, std::size_t, std::less<>> by_name_;
 };

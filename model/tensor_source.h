@@ -29,8 +29,11 @@ class TensorSource {
   // The names of all tensors, or none where any name can be found (a generator).
   virtual std::vector<std::string> names() const = 0;
   // Writes rows [row0, row0 + count) in `type` (kBf16: uint16_t, rounded to nearest even; kF32).
+  // Where a read fails the rows hold anything, and read_status() says so from then on.
   virtual void read_rows(const TensorRef& tensor, std::uint32_t row0, std::uint32_t count,
                          Compute type, std::byte* out) const = 0;
+  // OK, or why some read_rows failed.
+  virtual Status read_status() const = 0;
 };
 
 }  // namespace kvferry::model

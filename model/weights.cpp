@@ -31,7 +31,7 @@ class Loader {
     KVF_ASSIGN_OR_RETURN(const auto tensors, find_all());
     KVF_RETURN_IF_ERROR(refuse_unused());
     LlamaWeights weights;
-    load_embedding(tensors.embedding, weights);
+    KVF_RETURN_IF_ERROR(load_embedding(tensors.embedding, weights));
     for (const auto& layer : tensors.layers) {
       KVF_ASSIGN_OR_RETURN(auto packed, load_layer(layer));
       weights.layers.push_back(std::move(packed));
@@ -39,6 +39,7 @@ class Loader {
     }
     weights.final_norm = vector(tensors.final_norm);
     KVF_ASSIGN_OR_RETURN(weights.head, stacked(config_.hidden, {tensors.head}));
+    KVF_RETURN_IF_ERROR(source_.read_status());
     weights.fingerprint = fingerprint_;
     report(1.0);
     return weights;
@@ -118,9 +119,9 @@ class Loader {
     return ok_status();
   }
 
-  void load_embedding(const TensorRef& tensor, LlamaWeights& weights) {
+  Status load_embedding(const TensorRef& tensor, LlamaWeights& weights) {
     const std::size_t row_bytes = config_.hidden * element_bytes();
-    weights.embedding.resize(config_.vocab * row_bytes);
+    KVF_RETURN_IF_ERROR(weights.embedding.allocate(config_.vocab * row_bytes));
     constexpr std::uint32_t kRows = 256;
     const std::size_t pieces = (config_.vocab + kRows - 1) / kRows;
     std::vector<std::uint64_t> hashes(pieces);
@@ -132,6 +133,7 @@ class Loader {
       hashes[i] = hash64(std::span<const std::byte>(out, rows * row_bytes));
     });
     mix(std::as_bytes(std::span(hashes)));
+    return ok_status();
   }
 
   Result<LayerWeights> load_layer(const LayerTensors& t) {

@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "model/gemm_kernel.h"
 #include "model/linear.h"
+#include "model/page_buffer.h"
 #include "model/tensor_source.h"
 
 namespace kvferry::model {
@@ -34,7 +35,7 @@ struct LayerWeights {
 };
 
 struct LlamaWeights {
-  std::vector<std::byte> embedding;  // [vocab][hidden] in the compute type
+  PageBuffer embedding;  // [vocab][hidden] in the compute type
   std::vector<LayerWeights> layers;
   std::vector<float> final_norm;  // [hidden]
   std::unique_ptr<Linear> head;
