@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
+#include "cli/load_progress.h"
 #include "cli/worker_config.h"
 
 namespace kvferry::cli {
@@ -17,6 +18,7 @@ Status logits(const LogitsOptions& options) {
   command.out = options.out;
   command.codec = options.codec;
   command.prefill = options.prefill;
+  command.progress = load_progress("logits", options.engine.model);
   KVF_ASSIGN_OR_RETURN(command.compute, parse_compute(options.engine.compute));
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   command.threads = options.engine.threads > 0 ? options.engine.threads : cores;

@@ -131,6 +131,7 @@ Status run_logits(const LogitsCommand& command) {
   LoadOptions options;
   options.compute = command.compute;
   options.pool = &pool;
+  options.progress = command.progress;
   KVF_ASSIGN_OR_RETURN(const auto model, load_model(command.model, options));
   const auto all = static_cast<std::uint32_t>(command.ids.size());
   KVF_ASSIGN_OR_RETURN(const auto table, compute_logits(*model, command.ids, command.codec,

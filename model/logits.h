@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -41,6 +42,7 @@ struct LogitsCommand {
   std::string codec;                     // spec, or "" for none
   std::optional<std::uint32_t> prefill;  // all tokens unless said
   int threads = 1;
+  std::function<void(double fraction)> progress;  // of loading; may be empty
 };
 // Loads, computes, writes.
 Status run_logits(const LogitsCommand& command);
