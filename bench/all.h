@@ -7,3 +7,4 @@
 #include "bench/machine.h"
 #include "bench/oracle.h"
 #include "bench/prefill_bench.h"
+#include "bench/tokenize_bench.h"

@@ -8,6 +8,7 @@
 #include "bench/attention_bench.h"
 #include "bench/load_bench.h"
 #include "bench/prefill_bench.h"
+#include "bench/tokenize_bench.h"
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
 #include "cli/load_progress.h"
@@ -54,6 +55,17 @@ Status bench_load(const BenchLoadOptions& options) {
   return ok_status();
 }
 
+Status bench_tokenize(const BenchTokenizeOptions& options) {
+  KVF_ASSIGN_OR_RETURN(const auto report,
+                       bench::run_tokenize_bench({options.model, options.text, options.runs}));
+  if (options.json) {
+    fmt::print("{}\n", boost::json::serialize(bench::to_json(report)));
+  } else {
+    fmt::print("{}", bench::to_text(report));
+  }
+  return ok_status();
+}
+
 Status bench_attention(const BenchAttentionOptions& options) {
   KVF_ASSIGN_OR_RETURN(const auto report, bench::run_attention_bench(options.bench));
   if (options.json) {
@@ -65,6 +77,10 @@ Status bench_attention(const BenchAttentionOptions& options) {
 }
 
 }  // namespace
+
+int run_bench_tokenize(const BenchTokenizeOptions& options) {
+  return report("bench tokenize", bench_tokenize(options));
+}
 
 int run_bench_attention(const BenchAttentionOptions& options) {
   return report("bench attention", bench_attention(options));

@@ -147,7 +147,8 @@ Status chat(const ChatOptions& options) {
     KVF_ASSIGN_OR_RETURN(url, HttpUrl::parse(options.url));
     url.api_key = options.api_key;
   } else {
-    KVF_ASSIGN_OR_RETURN(cluster, LocalCluster::start(options.model, options.codec));
+    KVF_ASSIGN_OR_RETURN(cluster,
+                         LocalCluster::start(options.model, options.chat_template, options.codec));
     url = cluster->url();
   }
   ChatQuestion question;

@@ -65,6 +65,13 @@ struct BenchPrefillOptions {
 };
 int run_bench_prefill(const BenchPrefillOptions& options);
 
+struct BenchTokenizeOptions {
+  std::string model, text;
+  int runs = 7;
+  bool json = false;
+};
+int run_bench_tokenize(const BenchTokenizeOptions& options);
+
 struct BenchAttentionOptions {
   bench::AttentionBenchOptions bench;
   bool json = false;
@@ -86,6 +93,7 @@ int run_doctor(const DoctorOptions& options);
 
 struct UpOptions {
   std::string model;
+  std::string chat_template;  // a format's name, a file with a template, or empty: the checkpoint's
   std::vector<std::string> codecs;
   std::uint32_t prefill = 1, decode = 1;
   std::string transport = "ucx";
@@ -113,6 +121,7 @@ int run_demo(const DemoOptions& options);
 struct ChatOptions {
   std::string url = "http://127.0.0.1:8080";
   std::string model;  // a checkpoint's directory: starts a cluster with it, and url is not used
+  std::string chat_template;  // of that cluster, as UpOptions has it
   std::string api_key;
   std::string codec;  // empty: the server's default
   std::string system;

@@ -49,6 +49,7 @@ std::string serving_line(int input) {
 }  // namespace
 
 Result<std::unique_ptr<LocalCluster>> LocalCluster::start(const std::string& model,
+                                                          const std::string& chat_template,
                                                           const std::string& codec) {
   std::vector<std::string> arguments = {std::filesystem::read_symlink("/proc/self/exe").string(),
                                         "up",
@@ -56,6 +57,9 @@ Result<std::unique_ptr<LocalCluster>> LocalCluster::start(const std::string& mod
                                         model,
                                         "--port",
                                         "0"};
+  if (!chat_template.empty()) {
+    arguments.insert(arguments.end(), {"--chat-template", chat_template});
+  }
   if (!codec.empty()) arguments.insert(arguments.end(), {"--codec", codec});
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return unavailable("no pipe for the cluster's output");

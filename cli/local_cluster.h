@@ -15,10 +15,11 @@ namespace kvferry::cli {
 class LocalCluster {
  public:
   // Returns when it serves, on a free port of the loopback. Why it does not stands on standard
-  // error, from the child. codec: the one it uses unless a request says otherwise; empty: its own
-  // choice. The child is in a process group of its own, so Ctrl-C in a terminal does not reach it,
-  // and ends with this process.
+  // error, from the child. chat_template: as ChatTemplate::load takes it. codec: the one it uses
+  // unless a request says otherwise; empty: its own choice. The child is in a process group of its
+  // own, so Ctrl-C in a terminal does not reach it, and ends with this process.
   static Result<std::unique_ptr<LocalCluster>> start(const std::string& model,
+                                                     const std::string& chat_template,
                                                      const std::string& codec);
   ~LocalCluster();  // stops it
   LocalCluster(const LocalCluster&) = delete;

@@ -93,6 +93,18 @@ Command add_bench_prefill(CLI::App* bench, BenchPrefillOptions& options) {
   return [&options] { return run_bench_prefill(options); };
 }
 
+Command add_bench_tokenize(CLI::App* bench, BenchTokenizeOptions& options) {
+  CLI::App* sub = bench->add_subcommand("tokenize", "Speed of a tokenizer on a text, one thread");
+  sub->add_option("--model", options.model, "A checkpoint's directory")->required();
+  sub->add_option("--text", options.text, "A file of UTF-8")->required();
+  sub->add_option("--runs", options.runs, "Of which the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry bench tokenize --model models/mini --text README.md --json"});
+  return [&options] { return run_bench_tokenize(options); };
+}
+
 Command add_bench_attention(CLI::App* bench, BenchAttentionOptions& options) {
   CLI::App* sub =
       bench->add_subcommand("attention", "Decode attention beside bf16 and the roofline");
@@ -132,6 +144,13 @@ Command add_doctor(CLI::App& app, DoctorOptions& options) {
   return [&options] { return run_doctor(options); };
 }
 
+void add_chat_template_option(CLI::App* app, std::string& choice) {
+  app->add_option(
+      "--chat-template", choice,
+      "Format of chats: a name of docs/operations.md (qwen2.5, llama-3.1, none...), or a "
+      "file with a template; the checkpoint's own unless said");
+}
+
 Command add_up(CLI::App& app, UpOptions& options) {
   CLI::App* sub = app.add_subcommand("up", "A whole cluster on this machine");
   sub->add_option("--model", options.model, "Directory of a checkpoint with its tokenizer")
@@ -156,6 +175,7 @@ Command add_up(CLI::App& app, UpOptions& options) {
       ->capture_default_str();
   sub->add_option("--lease-ms", options.lease_ms, "Lease of a transfer without progress")
       ->check(CLI::Range(100u, 3600000u));
+  add_chat_template_option(sub, options.chat_template);
   sub->add_option("--api-keys", options.api_keys, "File of the API's keys; see kvferry api-key");
   sub->add_option("--directory", options.directory,
                   "Of the processes' configs; temporary unless said");
@@ -197,6 +217,8 @@ Command add_chat(CLI::App& app, ChatOptions& options) {
                   ->capture_default_str();
   sub->add_option("--model", options.model, "A checkpoint to start a cluster with, for this chat")
       ->excludes(url);
+  add_chat_template_option(sub, options.chat_template);
+  sub->get_option("--chat-template")->needs("--model");
   add_api_key_option(sub, options.api_key);
   sub->add_option("--codec", options.codec, "Codec of the KV cache; the server's unless said");
   sub->add_option("--system", options.system, "The system message");
@@ -227,6 +249,7 @@ int main(int argc, char** argv) {
   LogitsOptions logits;
   DescribeOptions describe;
   BenchPrefillOptions bench_prefill;
+  BenchTokenizeOptions bench_tokenize;
   BenchAttentionOptions bench_attention;
   BenchLoadOptions bench_load;
   DoctorOptions doctor;
@@ -252,6 +275,7 @@ int main(int argc, char** argv) {
   examples(bench, {"kvferry bench prefill --model random:llama-3.2-1b",
                    "kvferry bench load --model models/mini"});
   add(bench, "prefill", add_bench_prefill(bench, bench_prefill));
+  add(bench, "tokenize", add_bench_tokenize(bench, bench_tokenize));
   add(bench, "attention", add_bench_attention(bench, bench_attention));
   add(bench, "load", add_bench_load(bench, bench_load));
   add(&app, "doctor", add_doctor(app, doctor));

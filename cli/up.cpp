@@ -20,6 +20,7 @@
 #include "codec/codec_set.h"
 #include "gateway/api_keys.h"
 #include "model/model.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace kvferry::cli {
@@ -99,10 +100,12 @@ std::string gateway_yaml(const UpOptions& options, const codec::CodecSet& codecs
   // Ready with one worker of each kind that there is to be: the first answers show what is usual.
   std::string yaml = fmt::format(
       "host: {}\nport: {}\nmodel: {}\nlocal_prefill_tokens: {}\n"
-      "ready: {{prefill_workers: {}, decode_workers: 1}}\n{}{}workers:\n",
+      "ready: {{prefill_workers: {}, decode_workers: 1}}\n{}{}{}workers:\n",
       options.host, options.port, quoted(options.model), options.local_prefill_tokens,
       std::min(1u, options.prefill), codecs_yaml(codecs),
-      options.api_keys.empty() ? "" : "api_keys: " + quoted(options.api_keys) + "\n");
+      options.api_keys.empty() ? "" : "api_keys: " + quoted(options.api_keys) + "\n",
+      options.chat_template.empty() ? ""
+                                    : "chat_template: " + quoted(options.chat_template) + "\n");
   for (const WorkerPlan& worker : workers) {
     yaml += fmt::format("  - {{host: {}, control_port: {}}}\n", kLoopback, worker.control_port);
   }
@@ -165,7 +168,11 @@ Status up(UpOptions options) {
   }
   KVF_RETURN_IF_ERROR(model::load_config(options.model).status());
   KVF_RETURN_IF_ERROR(text::Tokenizer::load(options.model).status());
+  KVF_RETURN_IF_ERROR(text::ChatTemplate::load(options.model, options.chat_template).status());
   options.model = fs::absolute(options.model);
+  if (fs::exists(options.chat_template)) {
+    options.chat_template = fs::absolute(options.chat_template);
+  }
   if (!options.api_keys.empty()) {
     KVF_RETURN_IF_ERROR(gateway::ApiKeys::load(options.api_keys).status());
     options.api_keys = fs::absolute(options.api_keys);

@@ -5,3 +5,4 @@
 #include "cluster/control.h"
 #include "cluster/http_server.h"
 #include "cluster/messages.h"
+#include "cluster/plan_limits.h"

@@ -6,12 +6,10 @@
 #include <string>
 
 #include "base/status.h"
+#include "cluster/plan_limits.h"
 #include "control.pb.h"
 
 namespace kvferry::cluster {
-
-inline constexpr std::uint32_t kMaxChoices = 16;   // of a request
-inline constexpr std::uint32_t kMaxLogprobs = 20;  // most probable tokens told with each token
 
 // "This attempt ended without an answer, because."
 inline proto::Envelope failed_envelope(const proto::Plan& plan, const Status& status) {

@@ -33,19 +33,55 @@ std::optional<std::string> content_of(const json::value& content) {
   return text;
 }
 
+const json::value* member(const json::value& of, const char* key) {
+  return of.is_object() ? of.get_object().if_contains(key) : nullptr;
+}
+
+std::optional<std::string> text_member(const json::value& of, const char* key) {
+  const json::value* value = member(of, key);
+  if (value == nullptr || !value->is_string()) return std::nullopt;
+  return std::string(value->get_string());
+}
+
+// [{"id", "type": "function", "function": {"name", "arguments"}}]
+std::optional<std::vector<text::ChatMessage::ToolCall>> tool_calls_of(const json::value& list) {
+  std::vector<text::ChatMessage::ToolCall> calls;
+  if (!list.is_array()) return std::nullopt;
+  for (const json::value& entry : list.get_array()) {
+    const json::value* function = member(entry, "function");
+    if (function == nullptr) return std::nullopt;
+    auto name = text_member(*function, "name");
+    auto arguments = text_member(*function, "arguments");
+    if (!name || !arguments) return std::nullopt;
+    calls.push_back({text_member(entry, "id").value_or(""), *name, *arguments});
+  }
+  return calls;
+}
+
 std::optional<text::ChatMessage> message_of(const json::value& value) {
-  if (!value.is_object()) return std::nullopt;
-  const json::value* role = value.get_object().if_contains("role");
-  const json::value* content = value.get_object().if_contains("content");
-  if (role == nullptr || !role->is_string() || content == nullptr) return std::nullopt;
+  const json::value* role = member(value, "role");
+  if (role == nullptr || !role->is_string()) return std::nullopt;
   static constexpr std::string_view kRoles[] = {"system", "developer", "user", "assistant", "tool"};
   const std::string name(role->get_string());
   if (std::find(std::begin(kRoles), std::end(kRoles), name) == std::end(kRoles)) {
     return std::nullopt;
   }
+  text::ChatMessage message{name, ""};
+  const json::value* calls = member(value, "tool_calls");
+  const bool has_calls = name == "assistant" && calls != nullptr && !calls->is_null();
+  if (has_calls) {
+    auto read = tool_calls_of(*calls);
+    if (!read) return std::nullopt;
+    message.tool_calls = std::move(*read);
+  }
+  message.tool_call_id = text_member(value, "tool_call_id").value_or("");
+  const json::value* content = member(value, "content");
+  if (has_calls && (content == nullptr || content->is_null())) return message;
+  if (content == nullptr) return std::nullopt;
   auto text = content_of(*content);
   if (!text) return std::nullopt;
-  return text::ChatMessage{name, std::move(*text)};
+  message.content = std::move(*text);
+  return message;
 }
 
 }  // namespace

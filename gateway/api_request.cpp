@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "base/hash.h"
-#include "cluster/messages.h"
+#include "cluster/plan_limits.h"
 #include "gateway/api_fields.h"
 #include "gateway/json_fields.h"
 #include "text/detokenizer.h"

@@ -479,7 +479,7 @@ void GatewayProcess::stop() {
 
 Result<std::unique_ptr<Gateway>> Gateway::start(boost::asio::io_context& io, Timers& timers,
                                                 Metrics& metrics, const GatewayConfig& config) {
-  KVF_ASSIGN_OR_RETURN(ServedModel model, ServedModel::load(config.model));
+  KVF_ASSIGN_OR_RETURN(ServedModel model, ServedModel::load(config.model, config.chat_template));
   KVF_ASSIGN_OR_RETURN(codec::CodecSet codecs, codec::CodecSet::parse(config.codecs));
   KVF_ASSIGN_OR_RETURN(auto policy, scheduler::make_policy(config.policy));
   ApiKeys keys;

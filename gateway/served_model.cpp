@@ -97,7 +97,7 @@ void read_defaults(const json::object& generation, ServedModel& model) {
 
 }  // namespace
 
-Result<ServedModel> ServedModel::load(const fs::path& directory) {
+Result<ServedModel> ServedModel::load(const fs::path& directory, const std::string& chat_template) {
   ServedModel model;
   const fs::path normal = directory.lexically_normal();
   model.name = (normal.has_filename() ? normal : normal.parent_path()).filename().string();
@@ -116,7 +116,7 @@ Result<ServedModel> ServedModel::load(const fs::path& directory) {
   read_defaults(generation, model);
 
   KVF_ASSIGN_OR_RETURN(model.tokenizer, text::Tokenizer::load(directory));
-  KVF_ASSIGN_OR_RETURN(model.chat, text::ChatTemplate::load(directory));
+  KVF_ASSIGN_OR_RETURN(model.chat, text::ChatTemplate::load(directory, chat_template));
   return model;
 }
 

@@ -18,7 +18,7 @@ namespace kvferry::gateway {
 struct ServedModel {
   std::string name;  // the directory's last component, as the workers call it
   std::shared_ptr<const text::Tokenizer> tokenizer;
-  text::ChatTemplate chat{"", "", ""};
+  text::ChatTemplate chat;
   std::uint32_t context = 0;           // max_position_embeddings
   std::vector<std::int32_t> stop_ids;  // eos_token_id of generation_config.json or config.json
   std::int32_t vocab = 0;              // ids below it are valid
@@ -31,7 +31,9 @@ struct ServedModel {
   float repetition_penalty = 1;
 
   // kNotFound, kInvalidArgument or kUnsupported, each with the file's name.
-  static Result<ServedModel> load(const std::filesystem::path& directory);
+  // `chat_template` as ChatTemplate::load takes it.
+  static Result<ServedModel> load(const std::filesystem::path& directory,
+                                  const std::string& chat_template = {});
 };
 
 }  // namespace kvferry::gateway

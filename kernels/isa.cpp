@@ -1,5 +1,7 @@
 #include "kernels/isa.h"
 
+#include <cpuid.h>
+
 #include <array>
 #include <atomic>
 #include <cstdio>
@@ -14,9 +16,21 @@ constexpr int kUnresolved = -1;
 // Relaxed order is enough: the value guards no other data.
 std::atomic<int> active{kUnresolved};
 
+// What clang 14 does not know by name. The bit says what the CPU has; whether the operating system
+// keeps the registers is asked by name, for avx2.
+struct CpuidBits {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  CpuidBits(unsigned leaf, unsigned subleaf) {
+    __get_cpuid_count(leaf, subleaf, &eax, &ebx, &ecx, &edx);
+  }
+};
+bool has_f16c() { return (CpuidBits(1, 0).ecx >> 29 & 1) != 0; }
+bool has_avx_vnni() { return (CpuidBits(7, 1).eax >> 4 & 1) != 0; }
+bool has_amx(unsigned bit) { return (CpuidBits(7, 0).edx >> bit & 1) != 0; }
+
 bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+         __builtin_cpu_supports("bmi2");
 }
 
 bool has_avx512() {
@@ -102,7 +116,7 @@ std::string cpu_features() {
   };
   list("avx2", __builtin_cpu_supports("avx2"));
   list("fma", __builtin_cpu_supports("fma"));
-  list("f16c", __builtin_cpu_supports("f16c"));
+  list("f16c", has_f16c());
   list("bmi2", __builtin_cpu_supports("bmi2"));
   list("avx512f", __builtin_cpu_supports("avx512f"));
   list("avx512bw", __builtin_cpu_supports("avx512bw"));
@@ -110,10 +124,10 @@ std::string cpu_features() {
   list("avx512dq", __builtin_cpu_supports("avx512dq"));
   list("avx512_vnni", __builtin_cpu_supports("avx512vnni"));
   list("avx512_bf16", __builtin_cpu_supports("avx512bf16"));
-  list("avx_vnni", __builtin_cpu_supports("avxvnni"));
-  list("amx_tile", __builtin_cpu_supports("amx-tile"));
-  list("amx_int8", __builtin_cpu_supports("amx-int8"));
-  list("amx_bf16", __builtin_cpu_supports("amx-bf16"));
+  list("avx_vnni", has_avx_vnni());
+  list("amx_tile", has_amx(24));
+  list("amx_int8", has_amx(25));
+  list("amx_bf16", has_amx(22));
   return features.empty() ? "none" : features;
 }
 

@@ -1,7 +1,4 @@
-// Chat messages to one prompt. One template is known, `plain`:
-//   {{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}
-// A checkpoint without a template is given this one. A checkpoint with another one cannot chat:
-// render says so, and completions still work.
+// A checkpoint's chat template: which of the known formats it is.
 // Thread contract: immutable; any number of threads.
 #pragma once
 
@@ -9,51 +6,43 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/status.h"
-#include "text/tokenizer.h"
+#include "text/chat_prompt.h"
 
 namespace kvferry::text {
 
-struct ChatMessage {
-  std::string role;
-  std::string content;
-};
-
-struct ChatPrompt {
-  std::string text;                  // valid UTF-8
-  std::vector<TextRange> user_text;  // what messages say, in order: the rest is the template's
-
-  // The template's special tokens are tokens, those in messages are text, and BOS is where the
-  // template writes it. Refers to user_text.
-  Tokenizer::EncodeOptions encode_options() const {
-    return {.specials = Tokenizer::Specials::kTokens, .user_text = user_text};
-  }
-};
+struct ChatFormat;
 
 class ChatTemplate {
  public:
-  static constexpr std::size_t kMaxBytes = 4u << 20;
-  static constexpr std::string_view kPlain =
-      "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}";
+  static constexpr std::size_t kMaxBytes = 4u << 20;  // of a file
+  static constexpr std::string_view kNone = "none";   // the choice not to chat
 
-  // From chat_template.jinja or else tokenizer_config.json, which may both be missing.
-  // Fails only when a file is broken; an unknown template is not a failure here.
-  static Result<ChatTemplate> load(const std::filesystem::path& model_dir);
-  // An empty source means plain; `where` is for messages.
-  ChatTemplate(std::string_view source, std::string_view bos_token, std::string_view where);
+  // Recognises the template of chat_template.jinja or else of tokenizer_config.json, where it is a
+  // string or a list of which `default` counts; a checkpoint without one gets `plain`, each content
+  // and a line end. `choice` is taken instead when it is not empty: the name of a format
+  // (chat_formats.h), a file with a template, or kNone.
+  // kUnsupported, naming --chat-template, for a template that is not known.
+  static Result<ChatTemplate> load(const std::filesystem::path& model_dir,
+                                   const std::string& choice = {});
 
-  // OK, or why this checkpoint cannot chat (kUnsupported).
-  const Status& status() const { return status_; }
+  // `plain` without a BOS token.
+  ChatTemplate();
 
-  // The prompt, BOS token first where there is one. What is not UTF-8 in messages is replaced.
-  // kUnsupported as status(); kInvalidArgument without messages.
-  Result<ChatPrompt> render(std::span<const ChatMessage> messages) const;
+  // The format's name, or kNone.
+  std::string_view name() const;
+
+  // The prompt for the next answer of the assistant, as transformers' apply_chat_template renders
+  // it with add_generation_prompt. What is not UTF-8 in messages is replaced; a developer's message
+  // is a system message. kInvalidArgument without messages or for what the format has no place for,
+  // kUnsupported for kNone. `today` is for templates that say the date; the local one unless given.
+  Result<ChatPrompt> render(std::span<const ChatMessage> messages,
+                            const std::string& today = {}) const;
 
  private:
-  std::string bos_token_;
-  Status status_;
+  const ChatFormat* format_;  // null: kNone
+  std::string bos_token_, eos_token_;
 };
 
 }  // namespace kvferry::text

@@ -12,7 +12,6 @@ namespace kvferry::kernels {
 namespace {
 
 constexpr std::uint32_t kBlock = kHackBlock;
-constexpr std::uint32_t kMaxGroups = 4;
 
 // As MINPS and MAXPS: the second operand when both are equal, which decides the sign of a zero.
 float min_of(float a, float b) { return a < b ? a : b; }

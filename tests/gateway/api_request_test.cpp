@@ -210,6 +210,24 @@ TEST_F(ApiRequestTest, MaxTokensAreClippedToTheContext) {
             7u);
 }
 
+TEST_F(ApiRequestTest, ToolCallsOfEarlierAnswersHaveNoContent) {
+  const std::string call =
+      R"({"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function",)"
+      R"("function":{"name":"f","arguments":"{}"}}]})";
+  const std::string answer = R"({"role":"tool","tool_call_id":"c","content":"b"})";
+  const auto body = [](const std::string& messages) {
+    return R"({"max_tokens":9,"messages":[)" + messages + "]}";
+  };
+  EXPECT_FALSE(good(body(call + "," + answer), Endpoint::kChat).generations[0].prompt.empty());
+  for (const char* calls : {"1", "[1]", R"([{"function":{"name":"f"}}])", R"([{"id":"c"}])"}) {
+    const std::string message =
+        R"({"role":"assistant","content":"a","tool_calls":)" + std::string(calls) + "}";
+    EXPECT_EQ(bad(body(message), Endpoint::kChat).param, "messages[0]") << calls;
+  }
+  EXPECT_EQ(bad(body(R"({"role":"user","content":null,"tool_calls":[]})"), Endpoint::kChat).param,
+            "messages[0]");
+}
+
 TEST_F(ApiRequestTest, WhatIsGivenIsTaken) {
   const ApiRequest request =
       good(R"({"prompt":["a b"],"max_tokens":3,"temperature":0.5,"top_k":5,"top_p":0.9,"seed":-3,)"

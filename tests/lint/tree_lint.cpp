@@ -33,7 +33,7 @@ const std::map<std::string, std::set<std::string>>& room_table() {
         {"prefill", workers},
         {"decode", workers},
         {"gateway", {"base", "proto", "text", "codec", "scheduler", "cluster"}},
-        {"bench", {"base", "kernels", "codec", "model"}},
+        {"bench", {"base", "kernels", "text", "codec", "model"}},
     };
     std::set<std::string> all;
     for (const auto& [room, below] : rooms) all.insert(room);
