@@ -99,7 +99,9 @@ TEST_F(ChatOnACluster, TheSystemMessageStays) {
 
 TEST_F(ChatOnACluster, CtrlCStopsTheAnswerAndNotTheProgram) {
   // A prefill worker that stands still: the answer cannot come before the interrupt does.
-  ASSERT_EQ(kill(cluster_->process("prefill-0"), SIGSTOP), 0);
+  const auto worker = cluster_->process("prefill-0");
+  ASSERT_TRUE(worker.ok()) << worker.status().to_string();
+  ASSERT_EQ(kill(*worker, SIGSTOP), 0);
   Program program(chat({"--max-tokens", "4"}));
   program.type(kLookUp);
   EXPECT_TRUE(cluster_
@@ -108,7 +110,7 @@ TEST_F(ChatOnACluster, CtrlCStopsTheAnswerAndNotTheProgram) {
                   .ok());
   program.interrupt();
   EXPECT_TRUE(program.says("[stopped after "));
-  ASSERT_EQ(kill(cluster_->process("prefill-0"), SIGCONT), 0);
+  ASSERT_EQ(kill(*worker, SIGCONT), 0);
   EXPECT_TRUE(cluster_
                   ->wait_metric("gateway", "kvferry_gateway_running",
                                 [](double running) { return running == 0; })

@@ -148,10 +148,10 @@ Result<int> Cluster::stop() {
   return deadline_exceeded("kvferry up does not stop");
 }
 
-pid_t Cluster::process(const std::string& name) const {
+Result<pid_t> Cluster::process(const std::string& name) const {
   std::ifstream file(directory_ / (name + ".pid"));
   pid_t pid = -1;
-  file >> pid;
+  if (!(file >> pid) || pid <= 0) return not_found("no process " + name);
   return pid;
 }
 

@@ -33,8 +33,9 @@ class Cluster {
   Result<int> stop();
 
   const cli::HttpUrl& url() const { return url_; }
-  // Process id as `kvferry up` last wrote it: of prefill-0, decode-1, gateway.
-  pid_t process(const std::string& name) const;
+  // Process id as `kvferry up` last wrote it: of prefill-0, decode-1, gateway. kNotFound while it
+  // restarts: kill() would take -1 to mean every process there is.
+  Result<pid_t> process(const std::string& name) const;
   std::vector<std::string> workers() const { return workers_; }
   // A metric of a worker or of "gateway"; the sum over all label sets that contain `labels`.
   // kNotFound if it is not there.

@@ -53,7 +53,8 @@ void kill_in_the_middle(const Cluster& cluster, int number, const std::atomic<in
     std::this_thread::yield();
   }
   std::printf("  SIGKILL to %s after %d events\n", victim.c_str(), events.load());
-  kill(cluster.process(victim), SIGKILL);
+  const auto pid = cluster.process(victim);
+  if (pid.ok()) kill(*pid, SIGKILL);
 }
 
 // Every worker must be back before the next round, or the kills would find nobody.
