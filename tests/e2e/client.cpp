@@ -194,11 +194,11 @@ struct Undisturbed::Impl {
 Undisturbed::Undisturbed(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Undisturbed::~Undisturbed() = default;
 
-Result<std::unique_ptr<Undisturbed>> Undisturbed::create() {
+Result<std::unique_ptr<Undisturbed>> Undisturbed::create(const std::filesystem::path& model) {
   auto impl = std::make_unique<Impl>();
   model::LoadOptions options;
   options.pool = &impl->pool;
-  KVF_ASSIGN_OR_RETURN(impl->model, model::load_model(model_directory().string(), options));
+  KVF_ASSIGN_OR_RETURN(impl->model, model::load_model(model.string(), options));
   KVF_ASSIGN_OR_RETURN(impl->codecs, codec::CodecSet::parse({std::string(codec::kDefaultSpec),
                                                              "raw", "hadamard | hack(k=2,v=2)"}));
   KVF_ASSIGN_OR_RETURN(impl->cluster, cli::InProcessCluster::start(*impl->model, impl->codecs, {}));

@@ -62,7 +62,7 @@ Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterOptions& options) {
   std::vector<std::string> arguments = {environment("KVFERRY_PROGRAM"),
                                         "up",
                                         "--model",
-                                        model_directory().string(),
+                                        options.model.string(),
                                         "--port",
                                         "0",
                                         "--directory",

@@ -16,14 +16,18 @@
 
 namespace kvferry::e2e {
 
+// The bundled model.
+std::filesystem::path model_directory();
+
 struct ClusterOptions {
+  std::filesystem::path model = model_directory();
   std::uint32_t prefill = 1, decode = 1;
   std::vector<std::string> arguments;  // more for `kvferry up`
 };
 
 class Cluster {
  public:
-  // Starts `kvferry up` on models/mini with the three codecs and returns when it is ready.
+  // Starts `kvferry up` on the model with the three codecs and returns when it is ready.
   static Result<std::unique_ptr<Cluster>> start(const ClusterOptions& options);
   ~Cluster();  // stops it if stop() was not called
   Cluster(const Cluster&) = delete;
@@ -93,14 +97,15 @@ Result<Answer> stream(const cli::HttpUrl& url, const Ask& ask,
 // Sends a streaming request and closes the connection without reading an answer.
 void abandon(const cli::HttpUrl& url, const Ask& ask);
 
-// The prompt of `length` ids that `seed` makes, from the bundled model's vocabulary without its
-// special ids, opening with BOS.
+// The prompt of `length` ids that `seed` makes, from the vocabulary of the bundled model and of
+// random checkpoints without its special ids, opening with BOS.
 std::vector<std::int32_t> random_prompt(std::uint64_t seed, std::uint32_t length);
 
 // Answers of one process, `kvferry generate`'s way, for comparison.
 class Undisturbed {
  public:
-  static Result<std::unique_ptr<Undisturbed>> create();
+  static Result<std::unique_ptr<Undisturbed>> create(
+      const std::filesystem::path& model = model_directory());
   ~Undisturbed();
   Result<Answer> answer(const Ask& ask);
 
@@ -109,7 +114,5 @@ class Undisturbed {
   explicit Undisturbed(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
-
-std::filesystem::path model_directory();
 
 }  // namespace kvferry::e2e

@@ -1,19 +1,24 @@
 // Disaggregated output equals single-process output token for token: every combination of prompt
-// length, codec, sampling, concurrency and number of workers, 216 prompts; among them requests of
-// several choices, with penalties, and with log-probabilities.
+// length, codec, sampling, concurrency and number of workers, 216 prompts for each model; among
+// them requests of several choices, with penalties, and with log-probabilities. The models are the
+// bundled one and a random checkpoint of every architecture.
 
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <map>
+#include <set>
 #include <thread>
 
+#include "base/compute_pool.h"
 #include "cluster_fixture.h"
+#include "model/model.h"
+#include "random_checkpoint.h"
 
 namespace kvferry::e2e {
 namespace {
 
 constexpr std::uint32_t kLengths[] = {1, 63, 64, 65, 127, 128, 129, 500, 2000};
+constexpr const char* kBundled = "mini";
 constexpr const char* kCodecs[] = {"raw", "hadamard | hack(k=4,v=2)", "hadamard | hack(k=2,v=2)"};
 
 std::vector<Ask> all_asks() {
@@ -34,26 +39,48 @@ std::vector<Ask> all_asks() {
   return asks;
 }
 
-const std::vector<Answer>& undisturbed(const std::vector<Ask>& asks) {
-  static const std::vector<Answer> answers = [&] {
-    std::vector<Answer> made;
-    auto single = Undisturbed::create();
-    EXPECT_TRUE(single.ok()) << single.status().to_string();
-    if (!single.ok()) return made;
-    for (const Ask& ask : asks) {
-      auto answer = (*single)->answer(ask);
-      EXPECT_TRUE(answer.ok()) << answer.status().to_string();
-      made.push_back(answer.ok() ? *answer : Answer{});
-    }
-    return made;
-  }();
-  return answers;
+// A model and what one process answers with it.
+struct Served {
+  std::unique_ptr<RandomCheckpoint> checkpoint;  // null for the bundled model
+  std::filesystem::path directory = model_directory();
+  std::vector<Ask> asks = all_asks();
+  std::vector<Answer> answers;
+};
+
+Served serve(const std::string& name) {
+  Served served;
+  if (name != kBundled) {
+    auto made = RandomCheckpoint::create(name);
+    EXPECT_TRUE(made.ok()) << made.status().to_string();
+    if (!made.ok()) return served;
+    served.checkpoint = std::move(*made);
+    served.directory = served.checkpoint->directory();
+  }
+  auto single = Undisturbed::create(served.directory);
+  EXPECT_TRUE(single.ok()) << single.status().to_string();
+  if (!single.ok()) return served;
+  std::set<std::vector<std::int32_t>> distinct;
+  for (const Ask& ask : served.asks) {
+    auto answer = (*single)->answer(ask);
+    EXPECT_TRUE(answer.ok()) << answer.status().to_string();
+    served.answers.push_back(answer.ok() ? *answer : Answer{});
+    distinct.insert(served.answers.back().ids);
+  }
+  // Or answers that are equal here would say little.
+  EXPECT_GT(distinct.size(), served.asks.size() * 3 / 4) << name;
+  return served;
+}
+
+const Served& served(const std::string& name) {
+  static std::map<std::string, Served> all;
+  const auto known = all.find(name);
+  return known != all.end() ? known->second : all.emplace(name, serve(name)).first->second;
 }
 
 // Asks everything with `concurrency` clients; half of the requests stream.
-void expect_same(const Cluster& cluster, std::uint32_t concurrency) {
-  const std::vector<Ask> asks = all_asks();
-  const std::vector<Answer>& expected = undisturbed(asks);
+void expect_same(const Cluster& cluster, const Served& of, std::uint32_t concurrency) {
+  const std::vector<Ask>& asks = of.asks;
+  const std::vector<Answer>& expected = of.answers;
   ASSERT_EQ(expected.size(), asks.size());
   std::atomic<std::size_t> next{0};
   auto client = [&] {
@@ -90,24 +117,50 @@ void expect_idle(const Cluster& cluster) {
   }
 }
 
-class SameAnswers : public testing::TestWithParam<std::uint32_t> {};
+using ModelAndWorkers = std::tuple<const char*, std::uint32_t>;
+class SameAnswers : public testing::TestWithParam<ModelAndWorkers> {};
 
 TEST_P(SameAnswers, AtConcurrencyOneAndSixteen) {
+  const auto& [name, workers] = GetParam();
   ClusterOptions options;
-  options.prefill = options.decode = GetParam();
+  options.model = served(name).directory;
+  options.prefill = options.decode = workers;
   options.arguments = {"--local-prefill-tokens", "0"};  // every prompt crosses the wire
   auto cluster = Cluster::start(options);
   ASSERT_TRUE(cluster.ok()) << cluster.status().to_string();
-  expect_same(**cluster, 1);
-  expect_idle(**cluster);
-  expect_same(**cluster, 16);
-  expect_idle(**cluster);
+  for (const std::uint32_t concurrency : {1u, 16u}) {
+    expect_same(**cluster, served(name), concurrency);
+    expect_idle(**cluster);
+  }
   const auto stopped = (*cluster)->stop();
   ASSERT_TRUE(stopped.ok()) << stopped.status().to_string();
   EXPECT_EQ(*stopped, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(WorkersOfEachKind, SameAnswers, testing::Values(1u, 2u));
+std::string name_of(const testing::TestParamInfo<ModelAndWorkers>& test) {
+  const auto& [name, workers] = test.param;
+  return std::string(name) + "_" + std::to_string(workers) + "_of_each_kind";
+}
+
+INSTANTIATE_TEST_SUITE_P(Bundled, SameAnswers,
+                         testing::Combine(testing::Values(kBundled), testing::Values(1u, 2u)),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Random, SameAnswers,
+                         testing::Combine(testing::ValuesIn(kArchitectures),
+                                          testing::Values(1u, 2u)),
+                         name_of);
+
+// What qwen2 is here for: without it the answers above would hold nothing of removed biases.
+TEST(RandomCheckpoints, OnlyQwen2HasBiasesToLeaveOutOfKv) {
+  ComputePool pool(1);
+  model::LoadOptions options;
+  options.pool = &pool;
+  for (const std::string name : kArchitectures) {
+    const auto loaded = model::load_model(served(name).directory.string(), options);
+    ASSERT_TRUE(loaded.ok()) << loaded.status().to_string();
+    EXPECT_EQ((*loaded)->config().kv_geometry().removed_bias != 0, name == "qwen2") << name;
+  }
+}
 
 // A prompt below the limit is prefilled on the decode worker, with the same answer.
 TEST(LocalPrefill, SameAnswers) {
@@ -115,7 +168,7 @@ TEST(LocalPrefill, SameAnswers) {
   options.arguments = {"--local-prefill-tokens", "130"};
   auto cluster = Cluster::start(options);
   ASSERT_TRUE(cluster.ok()) << cluster.status().to_string();
-  expect_same(**cluster, 4);
+  expect_same(**cluster, served(kBundled), 4);
   expect_idle(**cluster);
 }
 
