@@ -94,11 +94,10 @@ void qwen_tool_answer(Messages messages, std::size_t i, ChatPrompt& prompt) {
   if (i + 1 == messages.size() || !is_tool(i + 1)) prompt.markup("<|im_end|>\n");
 }
 
-Result<ChatPrompt> qwen2_5(Messages messages, const ChatContext&) {
+Result<ChatPrompt> qwen2_5_any(Messages messages, std::string_view system) {
   ChatPrompt prompt;
   if (!is_system_first(messages)) {
-    prompt.markup("<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. ");
-    prompt.markup("You are a helpful assistant.<|im_end|>\n");
+    prompt.markup("<|im_start|>system\n").markup(system).markup("<|im_end|>\n");
   }
   for (std::size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
@@ -117,6 +116,20 @@ Result<ChatPrompt> qwen2_5(Messages messages, const ChatContext&) {
     }
   }
   return prompt.markup("<|im_start|>assistant\n");
+}
+
+Result<ChatPrompt> qwen2_5(Messages messages, const ChatContext&) {
+  return qwen2_5_any(messages,
+                     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.");
+}
+
+Result<ChatPrompt> qwen2_5_1m(Messages messages, const ChatContext&) {
+  return qwen2_5_any(messages, "You are a helpful assistant.");
+}
+
+Result<ChatPrompt> qwen2_5_math(Messages messages, const ChatContext&) {
+  return qwen2_5_any(messages,
+                     "Please reason step by step, and put your final answer within \\boxed{}.");
 }
 
 // An answer of Qwen3: what it thought, and what it said. Without "</think>" all of it was said.
@@ -179,6 +192,12 @@ Result<ChatPrompt> qwen3_any(Messages messages, bool thinks) {
 
 Result<ChatPrompt> qwen3(Messages messages, const ChatContext&) {
   return qwen3_any(messages, true);
+}
+
+// The answer begins within its thoughts.
+Result<ChatPrompt> qwen3_2507_thinking(Messages messages, const ChatContext&) {
+  KVF_ASSIGN_OR_RETURN(ChatPrompt prompt, qwen3_any(messages, true));
+  return prompt.markup("<think>\n");
 }
 
 Result<ChatPrompt> qwen3_2507(Messages messages, const ChatContext&) {
@@ -385,8 +404,11 @@ constexpr ChatFormat kFormats[] = {
     {"plain", plain},
     {"qwen2", qwen2},
     {"qwen2.5", qwen2_5},
+    {"qwen2.5-1m", qwen2_5_1m},
+    {"qwen2.5-math", qwen2_5_math},
     {"qwen3", qwen3},
     {"qwen3-2507", qwen3_2507},
+    {"qwen3-2507-thinking", qwen3_2507_thinking},
 };
 
 // SHA-256 of published templates in the form of `normal_form`.
@@ -403,20 +425,26 @@ constexpr KnownTemplate kKnownTemplates[] = {
     {"68da1281c0c8bd7dd19f04fc1e8435b63858cb511819beafc270b70c8821a9bf", "llama-3"},
     {"b48c47f6443892716176eb200bf4ef108f64e06ca26ed0fa8ebc0a4b3992fcb2", "llama-3"},
     {"7e995b379ec01747807246483647cd99030abf331653f1119e16d7ac041a3495", "mistral-v0.1"},
-    {"5951babac5d8025290ba7b3167799edc85091ba3f1617a4604cfed71421159cb", "mistral-v0.1"},
     {"26a59556925c987317ce5291811ba3b7f32ec4c647c400c6cc7e3a9993007ba7", "mistral-v0.2"},
-    {"6439f642d4e619817cc31f7d857831db78e40ec1b55500e84957d1e428169ed2", "mistral-v0.2"},
-    {"fe58a2aa0f864d151ec3337e87eff30427da3004fb792e17740d0d50e151b13e", "mistral-v1"},
     {"1c6594f8393552ef16bbf3ddecb67d8258fb8d66339a1a092a8f8496061f02d3", "mistral-v1"},
+    {"fe58a2aa0f864d151ec3337e87eff30427da3004fb792e17740d0d50e151b13e", "mistral-v1"},
+    {"df6e6822032099b82feaa71bdaeaf984954977628a4883542ab271d4e7391ea7", "mistral-v3-tekken"},
     {"66d7da0d7aa0f91d48d24274184f1ddca3b68997db7bc85a3062fac7f3646b8e", "mistral-v3-tekken"},
-    {"3a7b2761e8d5d1323091ac5a048773cc8b9bc50b8bce4966187d97d756a7249c", "mistral-v3-tekken"},
-    {"4f7c71a644e2812b9d87446f205d4b0ae3d775db4b70b658f3247f14ca7e4127", "mistral-v3"},
+    {"faed8bba80080d9957e72cf63467841e950dddbffae8e75a297916db83f0b73c", "mistral-v3-tekken"},
     {"9afff3ef0c3149d8b70d2ee88ad5bfc55f30da73bef523c06f1702068aa9055d", "mistral-v3"},
+    {"4f7c71a644e2812b9d87446f205d4b0ae3d775db4b70b658f3247f14ca7e4127", "mistral-v3"},
     {"890815e14d020472839f0e76c7835bf6c02b7447e83cba574955d142df311b40", "plain"},
+    {"3dc1f0588a19638912cbd0c269edb55fc4849fbc9874eab0ff20849d755fe58d", "qwen2.5-1m"},
+    {"9cd07a776c8d2a2dc100cd524367b4155808cec8afa2b8922480c1af2d40a1da", "qwen2.5-1m"},
+    {"c53bdb299278a976079da32fa064463de4a8c90e8762dfec3a88ccfc0f1a48e1", "qwen2.5-math"},
     {"afa83475670087941cf7455552a5f0d6847a5a95aad8b0088519cbd90683d55d", "qwen2.5"},
+    {"f689e1d145a77d8eab374dd69a4f87b505163e77e17df1289192620e4790d015", "qwen2.5"},
     {"793202280c0910ab26bc6eb57c8212c2417324c6d8c4efd0d10d59092ab3e3eb", "qwen2"},
+    {"ceab6058630dd1de899561b9c4fbffb4fb9d55a270191672d42086fb11690761", "qwen3-2507-thinking"},
     {"897b5e2a6ae5b0c3f573baddd0afb89a96456c6a5a889bf7c7359d0165ac0451", "qwen3-2507"},
     {"fad829077a86a9351ce82b9259b0fb792319ed2c3ba00a2c70a478d4fcb773be", "qwen3"},
+    {"7e2d97101d6e79c7b9cf285802920e6dd2826850aa3f4b41d5fcf489dea87f82", "qwen3"},
+    {"7083e052161944679d49fabf891a5bb1636771b3024fe8505b94c38dacabc1e1", "qwen3"},
 };
 
 std::string normal_form(std::string_view source) {
