@@ -145,4 +145,19 @@ text::ChatPrompt read_chat_prompt(JsonFields& fields, const ServedModel& model) 
   return std::move(*prompt);
 }
 
+text::Tokenizer::EncodeOptions read_encode_options(JsonFields& fields, const ServedModel& model) {
+  const bool special = fields.boolean("add_special_tokens").value_or(true);
+  const bool split = fields.boolean("split_special_tokens").value_or(true);
+  using Specials = text::Tokenizer::Specials;
+  return {.add_bos = special && model.tokenizer->add_bos(),
+          .specials = split ? Specials::kText : Specials::kTokens};
+}
+
+void refuse_special_tokens_of_messages(JsonFields& fields) {
+  if (fields.boolean("split_special_tokens").value_or(true)) return;
+  fields.fail("split_special_tokens",
+              "'split_special_tokens' must be true with 'messages': what they say is text. Send a "
+              "prompt to the completions endpoint instead");
+}
+
 }  // namespace kvferry::gateway

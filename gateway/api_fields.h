@@ -10,6 +10,7 @@
 #include "gateway/api_error.h"
 #include "gateway/json_fields.h"
 #include "gateway/served_model.h"
+#include "text/tokenizer.h"
 
 namespace kvferry::gateway {
 
@@ -25,5 +26,13 @@ ApiResult<std::uint64_t> read_timeout(std::string_view header, std::uint64_t mos
 
 // 'messages' through the model's chat template; an empty one when that failed.
 text::ChatPrompt read_chat_prompt(JsonFields& fields, const ServedModel& model);
+
+// How a prompt of text becomes ids: 'add_special_tokens' (true: BOS first, where the checkpoint has
+// it so) and 'split_special_tokens' (true: special tokens that are written out are text; false:
+// they become their ids).
+text::Tokenizer::EncodeOptions read_encode_options(JsonFields& fields, const ServedModel& model);
+
+// Messages go through the template: refuses 'split_special_tokens' false.
+void refuse_special_tokens_of_messages(JsonFields& fields);
 
 }  // namespace kvferry::gateway

@@ -99,12 +99,12 @@ std::string text_of(const Prompt& prompt, const ServedModel& model) {
 }
 
 // A string or an array of ids.
-Prompt read_one_prompt(JsonFields& fields, const json::value& value, const ApiContext& context) {
+Prompt read_one_prompt(JsonFields& fields, const json::value& value,
+                       const text::Tokenizer::EncodeOptions& options, const ApiContext& context) {
   Prompt prompt;
   if (value.is_string()) {
     prompt.text = value.get_string();
-    encode_text(fields, prompt.text, {.add_bos = context.model->tokenizer->add_bos()}, context,
-                "prompt", prompt.ids);
+    encode_text(fields, prompt.text, options, context, "prompt", prompt.ids);
   } else if (value.is_array()) {
     read_ids(fields, value.get_array(), context, prompt.ids);
   } else {
@@ -121,11 +121,13 @@ std::vector<Prompt> read_prompts(JsonFields& fields, const ApiContext& context) 
     fields.fail("prompt", "'prompt' is missing");
     return {};
   }
+  const auto options = read_encode_options(fields, *context.model);
+  if (!fields.ok()) return {};
   const bool list =
       value->is_array() && !value->get_array().empty() && !value->get_array().front().is_number();
   std::vector<Prompt> prompts;
   if (!list) {
-    prompts.push_back(read_one_prompt(fields, *value, context));
+    prompts.push_back(read_one_prompt(fields, *value, options, context));
     return prompts;
   }
   if (value->get_array().size() > kMaxPrompts) {
@@ -134,12 +136,13 @@ std::vector<Prompt> read_prompts(JsonFields& fields, const ApiContext& context) 
   }
   for (const json::value& one : value->get_array()) {
     if (!fields.ok()) break;
-    prompts.push_back(read_one_prompt(fields, one, context));
+    prompts.push_back(read_one_prompt(fields, one, options, context));
   }
   return prompts;
 }
 
 std::vector<Prompt> read_messages(JsonFields& fields, const ApiContext& context) {
+  refuse_special_tokens_of_messages(fields);
   const text::ChatPrompt chat = read_chat_prompt(fields, *context.model);
   Prompt prompt;
   if (fields.ok()) {

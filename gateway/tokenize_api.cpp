@@ -53,17 +53,17 @@ ApiResult<std::string> answer_tokenize(std::string_view body, const ServedModel&
   JsonFields fields(std::get<json::object>(read));
   read_model(fields, model);
   refuse_other(fields);
-  const auto special = fields.boolean("add_special_tokens");
   text::ChatPrompt chat;
   text::Tokenizer::EncodeOptions options;
   if (fields.find("messages") != nullptr) {
+    refuse_special_tokens_of_messages(fields);
     chat = read_chat_prompt(fields, model);
     options = chat.encode_options();
   } else {
     auto prompt = fields.string("prompt");
     if (!prompt) fields.fail("prompt", "'prompt' or 'messages' is missing");
     if (prompt) chat.text = std::move(*prompt);
-    options.add_bos = model.tokenizer->add_bos() && special.value_or(true);
+    options = read_encode_options(fields, model);
   }
   if (!fields.ok()) return fields.error();
   const auto ids = model.tokenizer->encode(chat.text, options);

@@ -88,6 +88,8 @@ TEST_F(ApiRequestTest, WrongTypesAndRangesNameTheField) {
       {R"("logprobs":-1)", "logprobs"},
       {R"("logprobs":true)", "logprobs"},
       {R"("echo":1)", "echo"},
+      {R"("add_special_tokens":"false")", "add_special_tokens"},
+      {R"("split_special_tokens":0)", "split_special_tokens"},
       {R"("suffix":"x")", "suffix"},
       {R"("presence_penalty":2.1)", "presence_penalty"},
       {R"("frequency_penalty":-2.1)", "frequency_penalty"},
@@ -249,6 +251,41 @@ TEST_F(ApiRequestTest, WhatIsGivenIsTaken) {
   EXPECT_TRUE(request.sampled);
   // Ids are taken as they are, without BOS.
   EXPECT_EQ(good(R"({"prompt":[[7,8]]})").generations[0].prompt, (std::vector<std::int32_t>{7, 8}));
+}
+
+// <|endoftext|> is 0 and <|begin|>, the BOS, is 1.
+TEST_F(ApiRequestTest, SpecialTokensOfAPromptAreTextUnlessAskedFor) {
+  const auto ids = [&](const std::string& text, const std::string& fields) {
+    return good(R"({"prompt":[")" + text + "\"]" + fields + "}").generations[0].prompt;
+  };
+  const auto plain = [&](const char* text) { return *model_.tokenizer->encode(text, false); };
+  const auto joined = [](std::vector<std::int32_t> front, const std::vector<std::int32_t>& back) {
+    front.insert(front.end(), back.begin(), back.end());
+    return front;
+  };
+  const auto literal = plain("<|endoftext|>a");
+  ASSERT_GT(literal.size(), 2u);
+  EXPECT_EQ(ids("<|endoftext|>a", ""), joined({1}, literal));
+  EXPECT_EQ(ids("<|endoftext|>a", R"(,"split_special_tokens":true)"), joined({1}, literal));
+  EXPECT_EQ(ids("<|endoftext|>a", R"(,"split_special_tokens":false)"), joined({1, 0}, plain("a")));
+  EXPECT_EQ(ids("<|endoftext|>a", R"(,"add_special_tokens":false)"), literal);
+  EXPECT_EQ(ids("<|endoftext|>a", R"(,"add_special_tokens":false,"split_special_tokens":false)"),
+            joined({0}, plain("a")));
+  // A prompt that a client's template wrote has its BOS once.
+  EXPECT_EQ(ids("<|begin|>a", R"(,"split_special_tokens":false)"), joined({1}, plain("a")));
+  EXPECT_EQ(bad(R"({"prompt":"","add_special_tokens":false})").param, "prompt");
+}
+
+TEST_F(ApiRequestTest, MessagesHaveNoSpecialTokens) {
+  const auto body = [](const std::string& split) {
+    return R"({"messages":[{"role":"user","content":"<|endoftext|>"}],"split_special_tokens":)" +
+           split + "}";
+  };
+  EXPECT_EQ(good(body("true"), Endpoint::kChat).generations[0].prompt,
+            *model_.tokenizer->encode("<|endoftext|>\n", true));
+  for (const char* wrong : {"false", "1"}) {
+    EXPECT_EQ(bad(body(wrong), Endpoint::kChat).param, "split_special_tokens") << wrong;
+  }
 }
 
 TEST_F(ApiRequestTest, DefaultsFollowTheCheckpoint) {

@@ -194,6 +194,10 @@ TEST_F(ApiSurfaceTest, TokenizeAndBack) {
           .json();
   EXPECT_EQ(json::value_to<std::vector<std::int32_t>>(without.at("tokens")), ids(text));
 
+  const json::value special =
+      ask("/tokenize", R"({"prompt":"<|endoftext|>","split_special_tokens":false})").json();
+  EXPECT_EQ(special.at("tokens"), json::value({1, 0}));
+
   const auto back = [&](const json::value& tokens) {
     const Answer answer = ask("/detokenize", json::serialize(json::value{{"tokens", tokens}}));
     return std::string(answer.json().at("prompt").as_string());
@@ -222,6 +226,10 @@ TEST_F(ApiSurfaceTest, TokenizeRefusesWhatItCannotDo) {
       {R"({"prompt":7})", "prompt"},
       {R"({"prompt":"x","return_token_strs":true})", "return_token_strs"},
       {R"({"prompt":"x","add_generation_prompt":false})", "add_generation_prompt"},
+      {R"({"prompt":"x","add_special_tokens":1})", "add_special_tokens"},
+      {R"({"prompt":"x","split_special_tokens":"no"})", "split_special_tokens"},
+      {R"({"messages":[{"role":"user","content":"x"}],"split_special_tokens":false})",
+       "split_special_tokens"},
       {R"({"messages":[]})", "messages"},
   };
   for (const auto& [body, param] : cases) {
