@@ -265,7 +265,7 @@ Status turns_alternate(Messages messages) {
   std::size_t turn = 0;
   for (const ChatMessage& message : messages) {
     if (message.role == "tool" || !message.tool_calls.empty()) continue;
-    if ((message.role == "user") != (turn++ % 2 == 0)) {
+    if (message.role != (turn++ % 2 == 0 ? "user" : "assistant")) {
       return invalid_argument(
           "this model's chat format has the roles user and assistant in turn, "
           "user first, after at most one system message");

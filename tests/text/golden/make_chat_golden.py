@@ -38,6 +38,7 @@ CONVERSATIONS = {
     "answer_last": turns("Count.", "One,"),
     "same_role_twice": turns("a") + turns("b"),
     "system_later": turns("a", "b") + [SYSTEM] + turns("c"),
+    "system_for_answer": turns("a") + [SYSTEM],
     "empty": turns("", "", ""),
     "thoughts": turns("a", "<think>\nhm\n\n</think>\n\nb", "c", "<think>\n\n</think>\n\nd"),
     "thoughts_odd": turns("a", "x</think>y</think>\nz", "c", "no <think> end"),
