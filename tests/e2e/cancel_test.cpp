@@ -85,15 +85,19 @@ void expect_nothing_left(const ClusterOptions& options) {
 
 TEST(Cancel, FiveHundredRequestsLeaveNothingBehind) { expect_nothing_left({}); }
 
-// A model with biases that codecs leave out of KV; its steps are short, so clients go at other
-// moments.
-TEST(Cancel, NorDoThoseOfQwen2) {
-  const auto checkpoint = RandomCheckpoint::create("qwen2");
+// Their steps are shorter, so clients go at other moments.
+class CancelOfArchitecture : public testing::TestWithParam<const char*> {};
+
+TEST_P(CancelOfArchitecture, FiveHundredRequestsLeaveNothingBehind) {
+  const auto checkpoint = RandomCheckpoint::create(GetParam());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().to_string();
   ClusterOptions options;
   options.model = (*checkpoint)->directory();
   expect_nothing_left(options);
 }
+
+INSTANTIATE_TEST_SUITE_P(All, CancelOfArchitecture, testing::ValuesIn(kArchitectures),
+                         [](const auto& architecture) { return std::string(architecture.param); });
 
 }  // namespace
 }  // namespace kvferry::e2e
