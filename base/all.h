@@ -1,6 +1,7 @@
 // Umbrella header of base/.
 #pragma once
 
+#include "base/checkpoint_name.h"  // IWYU pragma: export
 #include "base/clock.h"            // IWYU pragma: export
 #include "base/compute_pool.h"     // IWYU pragma: export
 #include "base/engine_thread.h"    // IWYU pragma: export

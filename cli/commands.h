@@ -93,6 +93,7 @@ int run_doctor(const DoctorOptions& options);
 
 struct UpOptions {
   std::string model;
+  std::string served_model_name;  // in the API; empty: the directory's
   std::string chat_template;  // a format's name, a file with a template, or empty: the checkpoint's
   std::vector<std::string> codecs;
   std::uint32_t prefill = 1, decode = 1;

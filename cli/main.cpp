@@ -119,6 +119,8 @@ Command add_bench_attention(CLI::App* bench, BenchAttentionOptions& options) {
   sub->add_option("--threads", b.threads, "")->check(CLI::Range(1, 1024));
   sub->add_option("--runs", b.runs, "The median of")->check(CLI::Range(1, 1000));
   sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry bench attention --codec 'hack(k=2,v=2)' --json",
+                 "kvferry bench attention --codec 'hack(k=4,v=4)' --tokens 8192 --queries 512"});
   return [&options] { return run_bench_attention(options); };
 }
 
@@ -175,6 +177,8 @@ Command add_up(CLI::App& app, UpOptions& options) {
       ->capture_default_str();
   sub->add_option("--lease-ms", options.lease_ms, "Lease of a transfer without progress")
       ->check(CLI::Range(100u, 3600000u));
+  sub->add_option("--served-model-name", options.served_model_name,
+                  "Of the model in the API; its directory's unless said");
   add_chat_template_option(sub, options.chat_template);
   sub->add_option("--api-keys", options.api_keys, "File of the API's keys; see kvferry api-key");
   sub->add_option("--directory", options.directory,

@@ -100,12 +100,14 @@ std::string gateway_yaml(const UpOptions& options, const codec::CodecSet& codecs
   // Ready with one worker of each kind that there is to be: the first answers show what is usual.
   std::string yaml = fmt::format(
       "host: {}\nport: {}\nmodel: {}\nlocal_prefill_tokens: {}\n"
-      "ready: {{prefill_workers: {}, decode_workers: 1}}\n{}{}{}workers:\n",
+      "ready: {{prefill_workers: {}, decode_workers: 1}}\n{}{}{}{}workers:\n",
       options.host, options.port, quoted(options.model), options.local_prefill_tokens,
       std::min(1u, options.prefill), codecs_yaml(codecs),
       options.api_keys.empty() ? "" : "api_keys: " + quoted(options.api_keys) + "\n",
-      options.chat_template.empty() ? ""
-                                    : "chat_template: " + quoted(options.chat_template) + "\n");
+      options.chat_template.empty() ? "" : "chat_template: " + quoted(options.chat_template) + "\n",
+      options.served_model_name.empty()
+          ? ""
+          : "served_model_name: " + quoted(options.served_model_name) + "\n");
   for (const WorkerPlan& worker : workers) {
     yaml += fmt::format("  - {{host: {}, control_port: {}}}\n", kLoopback, worker.control_port);
   }

@@ -179,9 +179,9 @@ void GatewayProcess::make_links() {
   handlers.message = [this](scheduler::WorkerId id, const proto::Envelope& message) {
     requests_->worker_message(id, message);
   };
-  links_ = std::make_unique<WorkerLinks>(io_, timers_, config_.liveness,
-                                         WorkerTerms{model_.name, model_.context, codecs_.specs()},
-                                         std::move(handlers));
+  links_ = std::make_unique<WorkerLinks>(
+      io_, timers_, config_.liveness,
+      WorkerTerms{model_.checkpoint, model_.context, codecs_.specs()}, std::move(handlers));
   update_workers();
   members_ = cluster::static_membership(config_.workers);
   members_->watch([this](const auto& members) { links_->set_members(members); });
@@ -479,7 +479,8 @@ void GatewayProcess::stop() {
 
 Result<std::unique_ptr<Gateway>> Gateway::start(boost::asio::io_context& io, Timers& timers,
                                                 Metrics& metrics, const GatewayConfig& config) {
-  KVF_ASSIGN_OR_RETURN(ServedModel model, ServedModel::load(config.model, config.chat_template));
+  KVF_ASSIGN_OR_RETURN(ServedModel model, ServedModel::load(config.model, config.served_model_name,
+                                                            config.chat_template));
   KVF_ASSIGN_OR_RETURN(codec::CodecSet codecs, codec::CodecSet::parse(config.codecs));
   KVF_ASSIGN_OR_RETURN(auto policy, scheduler::make_policy(config.policy));
   ApiKeys keys;

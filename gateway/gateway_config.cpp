@@ -61,6 +61,7 @@ GatewayConfig GatewayConfig::read(YamlReader& reader) {
   const auto policy = scheduler::make_policy(config.policy);
   if (!policy.ok()) reader.refuse("policy", policy.status().message());
   config.api_keys = reader.string("api_keys", config.api_keys);
+  config.served_model_name = reader.string("served_model_name", config.served_model_name);
   config.chat_template = reader.string("chat_template", config.chat_template);
   config.default_max_tokens =
       reader.u32("default_max_tokens", config.default_max_tokens, 1, 1 << 24);

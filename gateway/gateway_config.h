@@ -18,6 +18,7 @@ struct GatewayConfig {
   std::string host = "127.0.0.1";
   std::uint16_t port = 8080;                // 0: any free one
   std::string model;                        // a Hugging Face directory
+  std::string served_model_name;            // in the API; empty: the directory's
   std::string chat_template;                // as text::ChatTemplate::load takes it
   std::vector<cluster::Member> workers;     // of both kinds; they say which they are
   std::vector<std::string> codecs;          // that requests may choose; the first is the default

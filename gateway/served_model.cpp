@@ -6,6 +6,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/checkpoint_name.h"
+
 namespace kvferry::gateway {
 namespace {
 
@@ -97,10 +99,11 @@ void read_defaults(const json::object& generation, ServedModel& model) {
 
 }  // namespace
 
-Result<ServedModel> ServedModel::load(const fs::path& directory, const std::string& chat_template) {
+Result<ServedModel> ServedModel::load(const fs::path& directory, const std::string& name,
+                                      const std::string& chat_template) {
   ServedModel model;
-  const fs::path normal = directory.lexically_normal();
-  model.name = (normal.has_filename() ? normal : normal.parent_path()).filename().string();
+  model.checkpoint = checkpoint_name(directory);
+  model.name = name.empty() ? model.checkpoint : name;
   const fs::path config_file = directory / "config.json";
   KVF_ASSIGN_OR_RETURN(const json::object config, read_object(config_file, true));
   KVF_ASSIGN_OR_RETURN(const json::object generation,

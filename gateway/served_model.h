@@ -16,7 +16,8 @@
 namespace kvferry::gateway {
 
 struct ServedModel {
-  std::string name;  // the directory's last component, as the workers call it
+  std::string name;        // in the API
+  std::string checkpoint;  // by its directory (base/checkpoint_name.h), as the workers call it
   std::shared_ptr<const text::Tokenizer> tokenizer;
   text::ChatTemplate chat;
   std::uint32_t context = 0;           // max_position_embeddings
@@ -31,9 +32,9 @@ struct ServedModel {
   float repetition_penalty = 1;
 
   // kNotFound, kInvalidArgument or kUnsupported, each with the file's name.
-  // `chat_template` as ChatTemplate::load takes it.
-  static Result<ServedModel> load(const std::filesystem::path& directory,
-                                  const std::string& chat_template = {});
+  // `name`: empty for the checkpoint's. `chat_template` as ChatTemplate::load takes it.
+  static Result<ServedModel> load(const std::filesystem::path& directory, const std::string& name,
+                                  const std::string& chat_template);
 };
 
 }  // namespace kvferry::gateway

@@ -103,6 +103,8 @@ Status refuse_sliding_window(const json::object& object, const ModelConfig& conf
   bool used = config.architecture == Architecture::kMistral;
   if (qwen) KVF_RETURN_IF_ERROR(read_bool(object, "use_sliding_window", used));
   std::uint32_t window = config.context;
+  // What transformers assumes for Mistral where nothing is said; null is none.
+  if (used && !qwen && !object.contains("sliding_window")) window = 4096;
   if (used && present(object, "sliding_window")) {
     KVF_RETURN_IF_ERROR(read_size(object, "sliding_window", 1 << 24, window));
   }

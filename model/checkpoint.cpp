@@ -41,10 +41,16 @@ Result<std::unique_ptr<TensorSource>> Checkpoint::open(const fs::path& directory
   const fs::path file = directory / "model.safetensors";
   const fs::path index = directory / "model.safetensors.index.json";
   std::error_code error;
-  if (!fs::exists(file, error) && fs::exists(index, error)) {
+  if (fs::exists(file, error)) {
+    KVF_RETURN_IF_ERROR(checkpoint->open_file(file));
+  } else if (fs::exists(index, error)) {
     KVF_RETURN_IF_ERROR(checkpoint->open_shards(index));
   } else {
-    KVF_RETURN_IF_ERROR(checkpoint->open_file(file));
+    return not_found(
+        directory.string() +
+        " has neither model.safetensors nor model.safetensors.index.json; only weights in "
+        "safetensors are read: get those of the checkpoint, or save it with "
+        "safe_serialization");
   }
   return std::unique_ptr<TensorSource>(std::move(checkpoint));
 }

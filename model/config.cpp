@@ -6,6 +6,7 @@
 #include <iterator>
 #include <string>
 
+#include "base/checkpoint_name.h"
 #include "kernels/dense_kernels.h"
 #include "model/architecture.h"
 #include "model/config_reader.h"
@@ -19,22 +20,24 @@ namespace json = boost::json;
 
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 
-Status add_token_id(const json::value& value, std::string_view key,
+Status add_token_id(const json::value& value, std::string_view file, std::string_view key,
                     std::vector<std::int32_t>& ids) {
   if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() > INT32_MAX) {
-    return wrong_field(key, "a token id or a list of them");
+    return invalid_argument(std::string(file) + ": " + std::string(key) +
+                            " is not a token id or a list of them");
   }
   const auto id = static_cast<std::int32_t>(value.get_int64());
   if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
   return ok_status();
 }
 
-Status add_eos_ids(const json::object& object, std::vector<std::int32_t>& ids) {
+Status add_eos_ids(const json::object& object, std::string_view file,
+                   std::vector<std::int32_t>& ids) {
   constexpr std::string_view kKey = "eos_token_id";
   if (!present(object, kKey)) return ok_status();
   const json::value& value = object.at(kKey);
-  if (!value.is_array()) return add_token_id(value, kKey, ids);
-  for (const auto& id : value.get_array()) KVF_RETURN_IF_ERROR(add_token_id(id, kKey, ids));
+  if (!value.is_array()) return add_token_id(value, file, kKey, ids);
+  for (const auto& id : value.get_array()) KVF_RETURN_IF_ERROR(add_token_id(id, file, kKey, ids));
   return ok_status();
 }
 
@@ -104,10 +107,11 @@ Result<ModelConfig> parse_config(std::string_view text, std::string_view name) {
   KVF_RETURN_IF_ERROR(read_bool(object, "tie_word_embeddings", config.tied_embeddings));
   if (present(object, "bos_token_id")) {
     std::vector<std::int32_t> ids;
-    KVF_RETURN_IF_ERROR(add_token_id(object.at("bos_token_id"), "bos_token_id", ids));
+    KVF_RETURN_IF_ERROR(
+        add_token_id(object.at("bos_token_id"), "config.json", "bos_token_id", ids));
     config.bos_id = ids[0];
   }
-  KVF_RETURN_IF_ERROR(add_eos_ids(object, config.eos_ids));
+  KVF_RETURN_IF_ERROR(add_eos_ids(object, "config.json", config.eos_ids));
   KVF_RETURN_IF_ERROR(check_config(config));
   return config;
 }
@@ -115,7 +119,7 @@ Result<ModelConfig> parse_config(std::string_view text, std::string_view name) {
 Status add_generation_config(std::string_view text, ModelConfig& config) {
   KVF_ASSIGN_OR_RETURN(const json::object object,
                        parse_strict_object(text, "generation_config.json"));
-  KVF_RETURN_IF_ERROR(add_eos_ids(object, config.eos_ids));
+  KVF_RETURN_IF_ERROR(add_eos_ids(object, "generation_config.json", config.eos_ids));
   return check_config(config);
 }
 
@@ -125,9 +129,8 @@ Result<ModelConfig> read_config(const std::filesystem::path& directory) {
     return not_found("no model directory " + directory.string() +
                      "; give a Hugging Face directory or random:NAME");
   }
-  const auto named = directory.filename().empty() ? directory.parent_path() : directory;
   KVF_ASSIGN_OR_RETURN(const std::string text, read_text(directory / "config.json"));
-  auto config = parse_config(text, named.filename().string());
+  auto config = parse_config(text, checkpoint_name(directory));
   if (!config.ok()) return config.status().with_context(directory.string());
   const auto generation = directory / "generation_config.json";
   if (std::filesystem::exists(generation, error)) {

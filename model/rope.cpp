@@ -88,6 +88,12 @@ std::vector<double> rope_frequencies(const ModelConfig& config) {
 Status read_rope(const json::object& object, ModelConfig& config) {
   double theta = config.rope_theta;
   KVF_RETURN_IF_ERROR(read_number(object, "rope_theta", 1.0, 1e12, theta));
+  if (present(object, "rope_scaling") && present(object, "rope_parameters")) {
+    return unsupported(
+        "config.json has both rope_scaling and rope_parameters, of transformers 4 and 5: keep the "
+        "one "
+        "that holds");
+  }
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     if (!present(object, key)) continue;
     if (!object.at(key).is_object()) return wrong_field(key, "an object");

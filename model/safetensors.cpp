@@ -157,7 +157,10 @@ Status Safetensors::open_file(const std::filesystem::path& path) {
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd_ < 0) return not_found("cannot open " + path_ + ": " + std::strerror(errno));
   struct stat info {};
-  if (fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size < 8) {
+  if (fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {
+    return invalid_argument(path_ + " is not a safetensors file: it is no regular file");
+  }
+  if (info.st_size < 8) {
     return invalid_argument(path_ + " is not a safetensors file: under 8 bytes long");
   }
   file_bytes_ = static_cast<std::uint64_t>(info.st_size);

@@ -17,7 +17,8 @@ class ApiRequestTest : public testing::Test {
  protected:
   ApiRequestTest() {
     const char* root = std::getenv("KVFERRY_SOURCE_DIR");
-    auto model = ServedModel::load(std::string(root == nullptr ? "." : root) + "/models/mini");
+    auto model =
+        ServedModel::load(std::string(root == nullptr ? "." : root) + "/models/mini", "", "");
     EXPECT_TRUE(model.ok()) << model.status().to_string();
     model_ = std::move(*model);
     auto codecs = codec::CodecSet::parse({"hadamard | hack(k=4,v=2)", "raw"});

@@ -152,6 +152,19 @@ TEST(Config, BothGenerationsOfRopeKeys) {
   }
 }
 
+// transformers takes one of them; which one was meant is not for us to guess.
+TEST(Config, BothRopeKeysAtOnceAreRefused) {
+  json::object object = good();
+  object["rope_scaling"] = json::parse(R"({"type": "linear", "factor": 2})");
+  object["rope_parameters"] = json::parse(R"({"rope_type": "default", "rope_theta": 500000})");
+  const auto config = parse_config(json::serialize(object), "m");
+  EXPECT_EQ(config.status().code(), Code::kUnsupported);
+  EXPECT_NE(config.status().message().find("both rope_scaling and rope_parameters"),
+            std::string::npos);
+  object["rope_scaling"] = nullptr;
+  EXPECT_TRUE(parse_config(json::serialize(object), "m").ok());
+}
+
 TEST(Config, RopeScalingThatLacksANumber) {
   for (const char* text : {R"({"rope_type": "linear"})", R"({"rope_type": "llama3", "factor": 8})",
                            R"({"rope_type": "linear", "factor": 0.5})",
@@ -178,6 +191,10 @@ TEST(Config, SlidingWindows) {
   };
   EXPECT_EQ(code("MistralForCausalLM", R"({"sliding_window": null})"), Code::kOk);
   EXPECT_EQ(code("MistralForCausalLM", R"({"sliding_window": 2048})"), Code::kOk);
+  // Not said at all: 4,096.
+  EXPECT_EQ(code("MistralForCausalLM", R"({})"), Code::kOk);
+  EXPECT_EQ(code("MistralForCausalLM", R"({"max_position_embeddings": 32768})"),
+            Code::kUnsupported);
   EXPECT_EQ(code("MistralForCausalLM", R"({"sliding_window": 2047})"), Code::kUnsupported);
   EXPECT_EQ(code("Qwen2ForCausalLM", R"({"sliding_window": 64, "use_sliding_window": false})"),
             Code::kOk);
