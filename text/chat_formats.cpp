@@ -14,6 +14,13 @@ namespace {
 
 using Messages = std::span<const ChatMessage>;
 
+// Generation prompts, by which an answer begins.
+constexpr std::string_view kImAnswer = "<|im_start|>assistant\n";
+constexpr std::string_view kImThought = "<|im_start|>assistant\n<think>\n";
+constexpr std::string_view kLlamaAnswer = "<|start_header_id|>assistant<|end_header_id|>\n\n";
+// Of an answer that is not to think: it has thought.
+constexpr std::string_view kNoThoughts = "<think>\n\n</think>\n\n";
+
 // str.strip() of Python: white space, and the separators U+001C to U+001F.
 std::string_view trim(std::string_view text) {
   const auto is_space = [](char32_t c) { return is_white_space(c) || (c >= 0x1c && c <= 0x1f); };
@@ -66,7 +73,7 @@ Result<ChatPrompt> chatml_after(std::string_view begin, Messages messages) {
   ChatPrompt prompt;
   prompt.markup(begin);
   for (const ChatMessage& message : messages) im_message(message, prompt);
-  return prompt.markup("<|im_start|>assistant\n");
+  return prompt;
 }
 
 Result<ChatPrompt> chatml(Messages messages, const ChatContext&) {
@@ -115,7 +122,7 @@ Result<ChatPrompt> qwen2_5_any(Messages messages, std::string_view system) {
       prompt.markup("<|im_end|>\n");
     }
   }
-  return prompt.markup("<|im_start|>assistant\n");
+  return prompt;
 }
 
 Result<ChatPrompt> qwen2_5(Messages messages, const ChatContext&) {
@@ -187,17 +194,11 @@ Result<ChatPrompt> qwen3_any(Messages messages, bool thinks) {
     }
     prompt.markup("<|im_end|>\n");
   }
-  return prompt.markup("<|im_start|>assistant\n");
+  return prompt;
 }
 
 Result<ChatPrompt> qwen3(Messages messages, const ChatContext&) {
   return qwen3_any(messages, true);
-}
-
-// The answer begins within its thoughts.
-Result<ChatPrompt> qwen3_2507_thinking(Messages messages, const ChatContext&) {
-  KVF_ASSIGN_OR_RETURN(ChatPrompt prompt, qwen3_any(messages, true));
-  return prompt.markup("<think>\n");
 }
 
 Result<ChatPrompt> qwen3_2507(Messages messages, const ChatContext&) {
@@ -216,8 +217,13 @@ Result<ChatPrompt> llama3(Messages messages, const ChatContext& context) {
   for (const ChatMessage& message : messages) {
     llama_header(message.role, prompt).said(trim(message.content)).markup("<|eot_id|>");
   }
-  llama_header("assistant", prompt);
   return prompt;
+}
+
+// As first published: its generation prompt is there whether it is asked for or not.
+Result<ChatPrompt> llama3_first(Messages messages, const ChatContext& context) {
+  KVF_ASSIGN_OR_RETURN(ChatPrompt prompt, llama3(messages, context));
+  return prompt.markup(kLlamaAnswer);
 }
 
 Result<ChatPrompt> llama3_with_date(Messages messages, const ChatContext& context,
@@ -247,7 +253,6 @@ Result<ChatPrompt> llama3_with_date(Messages messages, const ChatContext& contex
     }
     prompt.markup("<|eot_id|>");
   }
-  llama_header("assistant", prompt);
   return prompt;
 }
 
@@ -392,23 +397,25 @@ Result<ChatPrompt> mistral_v3_tekken(Messages messages, const ChatContext& conte
 }
 
 constexpr ChatFormat kFormats[] = {
-    {"chatml", chatml},
-    {"llama-3", llama3},
-    {"llama-3.1", llama3_1},
-    {"llama-3.2", llama3_2},
-    {"mistral-v0.1", mistral_v0_1},
-    {"mistral-v0.2", mistral_v0_2},
-    {"mistral-v1", mistral_v1},
-    {"mistral-v3", mistral_v3},
-    {"mistral-v3-tekken", mistral_v3_tekken},
-    {"plain", plain},
-    {"qwen2", qwen2},
-    {"qwen2.5", qwen2_5},
-    {"qwen2.5-1m", qwen2_5_1m},
-    {"qwen2.5-math", qwen2_5_math},
-    {"qwen3", qwen3},
-    {"qwen3-2507", qwen3_2507},
-    {"qwen3-2507-thinking", qwen3_2507_thinking},
+    {"chatml", chatml, kImAnswer, ""},
+    {"llama-3", llama3, kLlamaAnswer, ""},
+    {"llama-3-first", llama3_first, "", ""},
+    {"llama-3.1", llama3_1, kLlamaAnswer, ""},
+    {"llama-3.2", llama3_2, kLlamaAnswer, ""},
+    {"mistral-v0.1", mistral_v0_1, "", ""},
+    {"mistral-v0.2", mistral_v0_2, "", ""},
+    {"mistral-v1", mistral_v1, "", ""},
+    {"mistral-v3", mistral_v3, "", ""},
+    {"mistral-v3-tekken", mistral_v3_tekken, "", ""},
+    {"plain", plain, "", ""},
+    {"qwen2", qwen2, kImAnswer, ""},
+    {"qwen2.5", qwen2_5, kImAnswer, ""},
+    {"qwen2.5-1m", qwen2_5_1m, kImAnswer, ""},
+    {"qwen2.5-math", qwen2_5_math, kImAnswer, ""},
+    {"qwen3", qwen3, kImAnswer, kNoThoughts},
+    {"qwen3-235b-2507", qwen3, kImAnswer, ""},
+    {"qwen3-2507", qwen3_2507, kImAnswer, ""},
+    {"qwen3-2507-thinking", qwen3, kImThought, ""},
 };
 
 // SHA-256 of published templates in the form of `normal_form`.
@@ -423,7 +430,7 @@ constexpr KnownTemplate kKnownTemplates[] = {
     {"171a71249db559e22dece844de4ff0f3eda8b76f17dde936a65097abda6e7bc8", "llama-3.2"},
     {"ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122", "llama-3"},
     {"68da1281c0c8bd7dd19f04fc1e8435b63858cb511819beafc270b70c8821a9bf", "llama-3"},
-    {"b48c47f6443892716176eb200bf4ef108f64e06ca26ed0fa8ebc0a4b3992fcb2", "llama-3"},
+    {"b48c47f6443892716176eb200bf4ef108f64e06ca26ed0fa8ebc0a4b3992fcb2", "llama-3-first"},
     {"7e995b379ec01747807246483647cd99030abf331653f1119e16d7ac041a3495", "mistral-v0.1"},
     {"26a59556925c987317ce5291811ba3b7f32ec4c647c400c6cc7e3a9993007ba7", "mistral-v0.2"},
     {"1c6594f8393552ef16bbf3ddecb67d8258fb8d66339a1a092a8f8496061f02d3", "mistral-v1"},
@@ -444,7 +451,7 @@ constexpr KnownTemplate kKnownTemplates[] = {
     {"897b5e2a6ae5b0c3f573baddd0afb89a96456c6a5a889bf7c7359d0165ac0451", "qwen3-2507"},
     {"fad829077a86a9351ce82b9259b0fb792319ed2c3ba00a2c70a478d4fcb773be", "qwen3"},
     {"7e2d97101d6e79c7b9cf285802920e6dd2826850aa3f4b41d5fcf489dea87f82", "qwen3"},
-    {"7083e052161944679d49fabf891a5bb1636771b3024fe8505b94c38dacabc1e1", "qwen3"},
+    {"7083e052161944679d49fabf891a5bb1636771b3024fe8505b94c38dacabc1e1", "qwen3-235b-2507"},
 };
 
 std::string normal_form(std::string_view source) {
@@ -468,6 +475,15 @@ const ChatFormat* find_chat_format(std::string_view name) {
       std::find_if(std::begin(kFormats), std::end(kFormats),
                    [&](const ChatFormat& format) { return format.name == name; });
   return found == std::end(kFormats) ? nullptr : found;
+}
+
+Result<ChatPrompt> render_chat(const ChatFormat& format, std::span<const ChatMessage> messages,
+                               const ChatContext& context, const ChatOptions& options) {
+  KVF_ASSIGN_OR_RETURN(ChatPrompt prompt, format.render(messages, context));
+  if (!options.add_generation_prompt) return prompt;
+  prompt.markup(format.generation_prompt);
+  if (!options.enable_thinking) prompt.markup(format.no_thoughts);
+  return prompt;
 }
 
 const ChatFormat* find_chat_format_by_hash(std::string_view hex) {

@@ -20,9 +20,16 @@ struct ChatContext {
 
 struct ChatFormat {
   std::string_view name;
-  // Messages are valid UTF-8, at least one. kInvalidArgument for what the format has no place for.
+  // The messages alone, which are valid UTF-8, at least one. kInvalidArgument for what the format
+  // has no place for.
   Result<ChatPrompt> (*render)(std::span<const ChatMessage> messages, const ChatContext& context);
+  std::string_view generation_prompt;  // comes last; what render() always writes is not in it
+  std::string_view no_thoughts;        // behind it without enable_thinking; empty: no such switch
 };
+
+// The messages and what `options` add to them, as the format's templates do.
+Result<ChatPrompt> render_chat(const ChatFormat& format, std::span<const ChatMessage> messages,
+                               const ChatContext& context, const ChatOptions& options);
 
 // All of them, by name.
 std::span<const ChatFormat> chat_formats();

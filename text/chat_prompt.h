@@ -21,6 +21,12 @@ struct ChatMessage {
   std::string tool_call_id = {};          // of a tool
 };
 
+// Arguments of transformers' apply_chat_template. Templates that know nothing of one ignore it.
+struct ChatOptions {
+  bool add_generation_prompt = true;
+  bool enable_thinking = true;  // of Qwen3: false puts empty thoughts into the generation prompt
+};
+
 struct ChatPrompt {
   std::string text;                  // valid UTF-8
   std::vector<TextRange> user_text;  // what messages say, in order: the rest is the template's

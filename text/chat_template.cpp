@@ -101,6 +101,7 @@ Result<ChatTemplate> ChatTemplate::load(const std::filesystem::path& model_dir,
 std::string_view ChatTemplate::name() const { return format_ == nullptr ? kNone : format_->name; }
 
 Result<ChatPrompt> ChatTemplate::render(std::span<const ChatMessage> messages,
+                                        const ChatOptions& options,
                                         const std::string& today) const {
   if (format_ == nullptr) {
     return unsupported(
@@ -121,7 +122,7 @@ Result<ChatPrompt> ChatTemplate::render(std::span<const ChatMessage> messages,
     }
   }
   const std::string date = today.empty() ? local_date() : today;
-  return format_->render(valid, {bos_token_, eos_token_, date});
+  return render_chat(*format_, valid, {bos_token_, eos_token_, date}, options);
 }
 
 }  // namespace kvferry::text

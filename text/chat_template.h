@@ -34,10 +34,10 @@ class ChatTemplate {
   std::string_view name() const;
 
   // The prompt for the next answer of the assistant, as transformers' apply_chat_template renders
-  // it with add_generation_prompt. What is not UTF-8 in messages is replaced; a developer's message
+  // it with these options. What is not UTF-8 in messages is replaced; a developer's message
   // is a system message. kInvalidArgument without messages or for what the format has no place for,
   // kUnsupported for kNone. `today` is for templates that say the date; the local one unless given.
-  Result<ChatPrompt> render(std::span<const ChatMessage> messages,
+  Result<ChatPrompt> render(std::span<const ChatMessage> messages, const ChatOptions& options = {},
                             const std::string& today = {}) const;
 
  private:

@@ -77,6 +77,8 @@ class Tokenizer {
   // What a token stands for within a text: any bytes, not necessarily whole characters. Empty for
   // an id that is not in the vocabulary.
   std::string_view id_to_bytes(std::int32_t id) const;
+  // The token as tokenizer.json writes it: "\u0120ball", "<0x0A>". Empty as above.
+  std::string_view content(std::int32_t id) const;
   // How many bytes of text a token can stand for, at most.
   std::size_t longest_token_bytes() const;
   bool is_special(std::int32_t id) const;
@@ -88,8 +90,7 @@ class Tokenizer {
   struct Impl;
   Tokenizer();
   const Decoder& decoder() const;
-  // As tokenizer.json writes it, and whether it is one byte of a character (Decoder::Piece).
-  std::string_view content(std::int32_t id) const;
+  // Whether it is one byte of a character (Decoder::Piece).
   bool is_byte(std::int32_t id) const;
   std::unique_ptr<Impl> impl_;
 };

@@ -77,7 +77,10 @@ TEST(ChatFormatTest, RendersAsTransformersDoes) {
     const std::string bos = text_at(expected, "bos_token"), eos = text_at(expected, "eos_token");
     for (const auto& [key, messages] : golden.at("conversations").as_object()) {
       const std::string what = std::string(name) + " " + std::string(key);
-      const auto rendered = format->render(messages_of(messages), {bos, eos, today});
+      const auto render = [&](const ChatOptions& options) {
+        return render_chat(*format, messages_of(messages), {bos, eos, today}, options);
+      };
+      const auto rendered = render({});
       const boost::json::object& wanted = expected.at("rendered").at(key).as_object();
       if (wanted.contains("error")) {
         EXPECT_EQ(rendered.status().code(), Code::kInvalidArgument) << what;
@@ -86,6 +89,14 @@ TEST(ChatFormatTest, RendersAsTransformersDoes) {
       ASSERT_TRUE(rendered.ok()) << what << rendered.status().to_string();
       EXPECT_EQ(rendered->text, text_at(wanted, "prompt")) << what;
       expect_said(*rendered, what);
+      EXPECT_EQ(render({.enable_thinking = false})->text,
+                rendered->text + text_at(expected, "no_thoughts"))
+          << what;
+      const std::string end = text_at(expected, "generation_prompt");
+      for (const bool thinking : {false, true}) {
+        const auto without = render({.add_generation_prompt = false, .enable_thinking = thinking});
+        EXPECT_EQ(without->text + end, rendered->text) << what;
+      }
     }
   }
   EXPECT_EQ(formats, chat_formats().size());

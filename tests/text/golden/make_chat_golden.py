@@ -60,14 +60,37 @@ def normal_form(source):
     return source.replace("\r", "").replace("\\n", "\n").replace("\"", "'").strip()
 
 
-def render(source, name, conversation):
+def render(source, name, conversation, **options):
     bos, eos = TOKENS.get(name[:5], ("<s>", "<|im_end|>"))
     try:
         rendered, _ = chat_template_utils.render_jinja_template(
-            conversations=[conversation], chat_template=source, add_generation_prompt=True, bos_token=bos, eos_token=eos)
+            conversations=[conversation], chat_template=source, bos_token=bos, eos_token=eos,
+            **{"add_generation_prompt": True, **options})
         return {"prompt": rendered[0]}
     except Exception as error:  # the template's own raise_exception
         return {"error": str(error)}
+
+
+def the_one_end(longer, shorter):
+    """What all of `longer` have behind those of `shorter`."""
+    ends = set()
+    for key, made in longer.items():
+        if "prompt" in made:
+            prompt, begin = made["prompt"], shorter[key]["prompt"]
+            ends.add(prompt[len(begin):] if prompt.startswith(begin) else None)
+    if len(ends) != 1 or None in ends:
+        sys.exit(f"an option does not end all prompts alike: {ends}")
+    return ends.pop()
+
+
+def render_all(source, name):
+    def made(**options):
+        return {key: render(source, name, messages, **options) for key, messages in CONVERSATIONS.items()}
+    rendered, bare = made(), made(add_generation_prompt=False)
+    if bare != made(add_generation_prompt=False, enable_thinking=False) or rendered != made(enable_thinking=True):
+        sys.exit(f"enable_thinking changes more than the generation prompt of {name}")
+    return {"rendered": rendered, "generation_prompt": the_one_end(rendered, bare),
+            "no_thoughts": the_one_end(made(enable_thinking=False), rendered)}
 
 
 def for_test(message):
@@ -89,9 +112,9 @@ def main():
     for file in sorted(pathlib.Path(sys.argv[1]).glob("*.jinja")):
         name = file.stem.split("@")[0]
         source = file.read_text()
-        made = {key: render(source, name, messages) for key, messages in CONVERSATIONS.items()}
-        entry = formats.setdefault(name, {"hashes": [], "rendered": made})
-        if entry["rendered"] != made:
+        made = render_all(source, name)
+        entry = formats.setdefault(name, {"hashes": [], **made})
+        if any(entry[key] != value for key, value in made.items()):
             sys.exit(f"{file} renders otherwise than the other templates of {name}")
         digest = hashlib.sha256(normal_form(source).encode()).hexdigest()
         if digest not in entry["hashes"]:
