@@ -58,30 +58,78 @@ std::optional<std::vector<text::ChatMessage::ToolCall>> tool_calls_of(const json
   return calls;
 }
 
-std::optional<text::ChatMessage> message_of(const json::value& value) {
+constexpr const char* kMessageForm =
+    " must have a role (system, developer, user, assistant or tool) and a content of text";
+constexpr const char* kToolCallsForm =
+    " must be a list of {\"id\", \"type\": \"function\", \"function\": {\"name\", \"arguments\"}}, "
+    "name and arguments strings";
+
+// Fails `fields` where it is none; `which` names it.
+std::optional<text::ChatMessage> message_of(const json::value& value, const std::string& which,
+                                            JsonFields& fields) {
+  const auto fail = [&](const std::string& param, const char* form) {
+    fields.fail(param, "'" + param + "'" + form);
+    return std::nullopt;
+  };
   const json::value* role = member(value, "role");
-  if (role == nullptr || !role->is_string()) return std::nullopt;
+  if (role == nullptr || !role->is_string()) return fail(which, kMessageForm);
   static constexpr std::string_view kRoles[] = {"system", "developer", "user", "assistant", "tool"};
   const std::string name(role->get_string());
   if (std::find(std::begin(kRoles), std::end(kRoles), name) == std::end(kRoles)) {
-    return std::nullopt;
+    return fail(which, kMessageForm);
   }
   text::ChatMessage message{name, ""};
   const json::value* calls = member(value, "tool_calls");
   const bool has_calls = name == "assistant" && calls != nullptr && !calls->is_null();
   if (has_calls) {
     auto read = tool_calls_of(*calls);
-    if (!read) return std::nullopt;
+    if (!read) return fail(which + ".tool_calls", kToolCallsForm);
     message.tool_calls = std::move(*read);
   }
   message.tool_call_id = text_member(value, "tool_call_id").value_or("");
   const json::value* content = member(value, "content");
   if (has_calls && (content == nullptr || content->is_null())) return message;
-  if (content == nullptr) return std::nullopt;
+  if (content == nullptr) return fail(which, kMessageForm);
   auto text = content_of(*content);
-  if (!text) return std::nullopt;
+  if (!text) return fail(which, kMessageForm);
   message.content = std::move(*text);
   return message;
+}
+
+// The template alone writes special tokens: what messages say is text.
+void refuse_special_tokens_of_messages(JsonFields& fields) {
+  if (!fields.boolean("split_special_tokens").value_or(true)) {
+    fields.fail("split_special_tokens",
+                "'split_special_tokens' must be true with 'messages': what they say is text. Send "
+                "a prompt to the completions endpoint instead");
+  }
+  if (fields.boolean("add_special_tokens").value_or(false)) {
+    fields.fail("add_special_tokens",
+                "'add_special_tokens' must be false with 'messages': the chat template writes "
+                "them");
+  }
+}
+
+text::ChatOptions read_chat_options(JsonFields& fields) {
+  text::ChatOptions options;
+  options.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
+  const json::value* given = fields.find("chat_template_kwargs");
+  if (given == nullptr) return options;
+  if (!given->is_object()) {
+    fields.fail("chat_template_kwargs", "'chat_template_kwargs' must be an object");
+    return options;
+  }
+  for (const auto& [key, value] : given->get_object()) {
+    const std::string name = "chat_template_kwargs." + std::string(key);
+    if (key != "enable_thinking") {
+      fields.fail(name, "'" + name + "' is not supported; there is 'enable_thinking'");
+    } else if (!value.is_bool()) {
+      fields.fail(name, "'" + name + "' must be true or false");
+    } else {
+      options.enable_thinking = value.get_bool();
+    }
+  }
+  return options;
 }
 
 }  // namespace
@@ -127,17 +175,14 @@ text::ChatPrompt read_chat_prompt(JsonFields& fields, const ServedModel& model) 
   }
   std::vector<text::ChatMessage> messages;
   for (const json::value& value : list->get_array()) {
-    auto message = message_of(value);
-    if (!message) {
-      const std::string which = "messages[" + std::to_string(messages.size()) + "]";
-      fields.fail(which, "'" + which +
-                             "' must have a role (system, developer, user, assistant or tool) and "
-                             "a content of text");
-      return {};
-    }
+    auto message = message_of(value, "messages[" + std::to_string(messages.size()) + "]", fields);
+    if (!message) return {};
     messages.push_back(std::move(*message));
   }
-  auto prompt = model.chat.render(messages);
+  refuse_special_tokens_of_messages(fields);
+  const text::ChatOptions options = read_chat_options(fields);
+  if (!fields.ok()) return {};
+  auto prompt = model.chat.render(messages, options);
   if (!prompt.ok()) {
     fields.fail("messages", prompt.status().message());
     return {};
@@ -151,13 +196,6 @@ text::Tokenizer::EncodeOptions read_encode_options(JsonFields& fields, const Ser
   using Specials = text::Tokenizer::Specials;
   return {.add_bos = special && model.tokenizer->add_bos(),
           .specials = split ? Specials::kText : Specials::kTokens};
-}
-
-void refuse_special_tokens_of_messages(JsonFields& fields) {
-  if (fields.boolean("split_special_tokens").value_or(true)) return;
-  fields.fail("split_special_tokens",
-              "'split_special_tokens' must be true with 'messages': what they say is text. Send a "
-              "prompt to the completions endpoint instead");
 }
 
 }  // namespace kvferry::gateway

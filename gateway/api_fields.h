@@ -24,15 +24,14 @@ void read_model(JsonFields& fields, const ServedModel& model);
 // more than `most_ns`, which is also what an absent (empty) header means.
 ApiResult<std::uint64_t> read_timeout(std::string_view header, std::uint64_t most_ns);
 
-// 'messages' through the model's chat template; an empty one when that failed.
+// 'messages' through the model's chat template, with 'add_generation_prompt' (true) and
+// 'chat_template_kwargs', of which there is 'enable_thinking'; an empty one when that failed.
+// 'split_special_tokens' false and 'add_special_tokens' true are refused.
 text::ChatPrompt read_chat_prompt(JsonFields& fields, const ServedModel& model);
 
 // How a prompt of text becomes ids: 'add_special_tokens' (true: BOS first, where the checkpoint has
 // it so) and 'split_special_tokens' (true: special tokens that are written out are text; false:
 // they become their ids).
 text::Tokenizer::EncodeOptions read_encode_options(JsonFields& fields, const ServedModel& model);
-
-// Messages go through the template: refuses 'split_special_tokens' false.
-void refuse_special_tokens_of_messages(JsonFields& fields);
 
 }  // namespace kvferry::gateway

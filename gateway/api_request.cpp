@@ -11,6 +11,7 @@
 #include "cluster/plan_limits.h"
 #include "gateway/api_fields.h"
 #include "gateway/json_fields.h"
+#include "gateway/unsupported_fields.h"
 #include "text/detokenizer.h"
 #include "text/stop_buffer.h"
 
@@ -22,34 +23,6 @@ namespace json = boost::json;
 constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
 // Seeds that kvferry gives fit a JSON number of every language (2^53).
 constexpr int kSeedShift = 64 - 53;
-
-bool is_neutral(const json::value& value) {
-  if (value.is_bool()) return !value.get_bool();
-  if (value.is_number()) return value.to_number<double>() == 0;
-  if (value.is_string()) return value.get_string().empty() || value.get_string() == "none";
-  if (value.is_array()) return value.get_array().empty();
-  return value.is_null() || (value.is_object() && value.get_object().empty());
-}
-
-void refuse_unsupported(JsonFields& fields) {
-  for (const char* key :
-       {"suffix", "tools", "tool_choice", "functions", "function_call", "use_beam_search",
-        "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"}) {
-    const json::value* value = fields.find(key);
-    if (value != nullptr && !is_neutral(*value)) {
-      fields.fail(key, std::string("'") + key + "' is not supported");
-    }
-  }
-  if (const json::value* format = fields.find("response_format")) {
-    const json::value* type =
-        format->is_object() ? format->get_object().if_contains("type") : nullptr;
-    if (type == nullptr || !type->is_string() || type->get_string() != "text") {
-      fields.fail("response_format",
-                  "'response_format' other than {\"type\":\"text\"} is not "
-                  "supported");
-    }
-  }
-}
 
 ApiError too_long(const ApiContext& context, const std::string& how_many, const char* param) {
   return bad_request("This model's maximum context length is " +
@@ -142,7 +115,6 @@ std::vector<Prompt> read_prompts(JsonFields& fields, const ApiContext& context) 
 }
 
 std::vector<Prompt> read_messages(JsonFields& fields, const ApiContext& context) {
-  refuse_special_tokens_of_messages(fields);
   const text::ChatPrompt chat = read_chat_prompt(fields, *context.model);
   Prompt prompt;
   if (fields.ok()) {
@@ -340,7 +312,7 @@ ApiResult<ApiRequest> parse_api_request(Endpoint endpoint, std::string_view body
   read_sampling(fields, *context.model, request, generation);
   read_choices(fields, generation);
   read_logprobs(fields, endpoint, generation);
-  const auto seed = fields.integer("seed", std::numeric_limits<std::int64_t>::min(), kAny);
+  const auto seed = fields.whole("seed");
   const bool echo = fields.boolean("echo").value_or(false);
   if (echo && endpoint == Endpoint::kChat) fields.fail("echo", "'echo' is of completions alone");
   generation.prompt_logprobs = echo && generation.logprobs.has_value();

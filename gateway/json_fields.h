@@ -3,6 +3,7 @@
 #pragma once
 
 #include <boost/json/value.hpp>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -23,15 +24,22 @@ class JsonFields {
     return value == nullptr || value->is_null() ? nullptr : value;
   }
 
+  // Any that fits.
+  std::optional<std::int64_t> whole(const char* key) {
+    return integer(key, std::numeric_limits<std::int64_t>::min(),
+                   std::numeric_limits<std::int64_t>::max());
+  }
+
+  // INT64_MAX for `max`, that of the type, is spoken of only where it was exceeded.
   std::optional<std::int64_t> integer(const char* key, std::int64_t min, std::int64_t max) {
     const boost::json::value* value = ok() ? find(key) : nullptr;
     if (value == nullptr) return std::nullopt;
-    const bool whole = value->is_int64();
-    if (!whole && !value->is_uint64()) {
+    const bool fits = value->is_int64();
+    if (!fits && !is_huge(*value)) {
       fail(key, std::string("'") + key + "' must be a whole number");
-    } else if (!whole || value->get_int64() < min || value->get_int64() > max) {
+    } else if (!fits || value->get_int64() < min || value->get_int64() > max) {
       fail(key, std::string("'") + key + "' must be " +
-                    (max == std::numeric_limits<std::int64_t>::max()
+                    (fits && max == std::numeric_limits<std::int64_t>::max()
                          ? "at least " + std::to_string(min)
                          : "from " + std::to_string(min) + " to " + std::to_string(max)));
     } else {
@@ -84,6 +92,11 @@ class JsonFields {
   const ApiError& error() const { return *error_; }
 
  private:
+  // Beyond 64 bits, or 63: the parser makes doubles of longer numbers.
+  static bool is_huge(const boost::json::value& value) {
+    return value.is_uint64() || (value.is_double() && std::abs(value.get_double()) >= 0x1p63);
+  }
+
   static std::string short_number(double value) {
     std::string text = std::to_string(value);
     text.erase(text.find_last_not_of('0') + 1);

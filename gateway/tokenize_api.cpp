@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gateway/api_fields.h"
+#include "gateway/unsupported_fields.h"
 #include "text/tokenizer.h"
 
 namespace kvferry::gateway {
@@ -14,17 +15,10 @@ namespace {
 
 namespace json = boost::json;
 
-// Of vLLM's fields those that kvferry has one value for.
-void refuse_other(JsonFields& fields) {
-  if (fields.boolean("return_token_strs").value_or(false)) {
-    fields.fail("return_token_strs", "'return_token_strs' must be false");
-  }
-  if (!fields.boolean("add_generation_prompt").value_or(true)) {
-    fields.fail("add_generation_prompt", "'add_generation_prompt' must be true");
-  }
-  if (fields.boolean("continue_final_message").value_or(false)) {
-    fields.fail("continue_final_message", "'continue_final_message' must be false");
-  }
+json::value token_strs(const std::vector<std::int32_t>& ids, const text::Tokenizer& tokenizer) {
+  json::array list;
+  for (const std::int32_t id : ids) list.emplace_back(tokenizer.content(id));
+  return list;
 }
 
 std::vector<std::int32_t> read_tokens(JsonFields& fields, const ServedModel& model) {
@@ -52,11 +46,11 @@ ApiResult<std::string> answer_tokenize(std::string_view body, const ServedModel&
   if (const auto* error = std::get_if<ApiError>(&read)) return *error;
   JsonFields fields(std::get<json::object>(read));
   read_model(fields, model);
-  refuse_other(fields);
+  refuse_unsupported(fields);
+  const bool as_text = fields.boolean("return_token_strs").value_or(false);
   text::ChatPrompt chat;
   text::Tokenizer::EncodeOptions options;
   if (fields.find("messages") != nullptr) {
-    refuse_special_tokens_of_messages(fields);
     chat = read_chat_prompt(fields, model);
     options = chat.encode_options();
   } else {
@@ -68,10 +62,11 @@ ApiResult<std::string> answer_tokenize(std::string_view body, const ServedModel&
   if (!fields.ok()) return fields.error();
   const auto ids = model.tokenizer->encode(chat.text, options);
   if (!ids.ok()) return bad_request(ids.status().message(), "prompt");
-  return json::serialize(json::value{{"count", ids->size()},
-                                     {"max_model_len", model.context},
-                                     {"tokens", json::value_from(*ids)},
-                                     {"token_strs", nullptr}});
+  return json::serialize(json::value{
+      {"count", ids->size()},
+      {"max_model_len", model.context},
+      {"tokens", json::value_from(*ids)},
+      {"token_strs", as_text ? token_strs(*ids, *model.tokenizer) : json::value(nullptr)}});
 }
 
 ApiResult<std::string> answer_detokenize(std::string_view body, const ServedModel& model) {

@@ -11,8 +11,9 @@
 namespace kvferry::gateway {
 
 // {"prompt": text, "add_special_tokens": true, "split_special_tokens": true} or
-// {"messages": [...]} becomes {"count", "max_model_len", "tokens", "token_strs": null}. A prompt
-// that is too long for the model is tokenized all the same.
+// {"messages": [...]} becomes {"count", "max_model_len", "tokens", "token_strs"}. The last are the
+// tokens as tokenizer.json writes them, with "return_token_strs": true, else null. A prompt that is
+// too long for the model is tokenized all the same.
 ApiResult<std::string> answer_tokenize(std::string_view body, const ServedModel& model);
 
 // {"tokens": [ids]} becomes {"prompt": text}. What is not UTF-8 becomes U+FFFD.

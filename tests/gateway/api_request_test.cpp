@@ -3,10 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <cstdlib>
+#include <fstream>
+#include <sstream>
 
 #include "base/clock.h"
+#include "gateway/unsupported_fields.h"
 
 namespace kvferry::gateway {
 namespace {
@@ -122,6 +126,88 @@ TEST_F(ApiRequestTest, WrongTypesAndRangesNameTheField) {
   }
 }
 
+// Each field that is known and not there: refused by its name, but not for what changes nothing.
+TEST_F(ApiRequestTest, FieldsThatWouldChangeTheAnswerAreRefused) {
+  const std::string chat = R"({"messages":[{"role":"user","content":"a"}],"max_tokens":4,)";
+  const auto body = [&](std::string_view name, const std::string& value) {
+    return chat + "\"" + std::string(name) + "\":" + value + "}";
+  };
+  EXPECT_GT(unsupported_fields().size(), 30u);
+  for (const UnsupportedField& field : unsupported_fields()) {
+    json::array neutral = json::parse(field.neutral).as_array();
+    neutral.push_back(nullptr);
+    for (const json::value& value : neutral) {
+      EXPECT_TRUE(std::holds_alternative<ApiRequest>(
+          parse(body(field.name, json::serialize(value)), Endpoint::kChat)))
+          << field.name << value;
+    }
+    for (const char* value : {"[7]", R"("audio")", R"({"a":1})", "12", "0.5"}) {
+      const ApiError error = bad(body(field.name, value), Endpoint::kChat);
+      EXPECT_EQ(error.status, 400) << field.name;
+      EXPECT_EQ(error.param, field.name);
+      EXPECT_NE(error.message.find(field.name), std::string::npos) << error.message;
+    }
+  }
+  for (const char* field :
+       {R"("chat_template_kwargs":{"enable_thinking":0})", R"("chat_template":"{{x}}")",
+        R"("continue_final_message":true)", R"("detokenize":false)", R"("bad_words":["a"])",
+        R"("skip_special_tokens":false)", R"("use_beam_search":true)", R"("prompt_logprobs":0)",
+        R"("add_generation_prompt":"no")", R"("add_special_tokens":true)",
+        R"("chat_template_kwargs":[])", R"("chat_template_kwargs":{"tools":1})",
+        R"("modalities":["audio"])", R"("reasoning_effort":"low")", R"("best_of":2)"}) {
+    const ApiError error = bad(chat + field + "}", Endpoint::kChat);
+    const std::string name(field + 1, std::string_view(field).find('"', 1) - 1);
+    EXPECT_TRUE(error.param.starts_with(name)) << error.json();
+  }
+  EXPECT_EQ(bad(chat + R"("regex":"a"})", Endpoint::kChat).message,
+            R"('regex' is not supported; it may be null or "")");
+}
+
+TEST_F(ApiRequestTest, TheManualListsTheFieldsThatAreRefused) {
+  const char* root = std::getenv("KVFERRY_SOURCE_DIR");
+  std::ifstream file(std::string(root == nullptr ? "." : root) + "/docs/operations.md");
+  std::stringstream manual;
+  manual << file.rdbuf();
+  for (const UnsupportedField& field : unsupported_fields()) {
+    EXPECT_NE(manual.str().find("`" + std::string(field.name) + "`"), std::string::npos)
+        << field.name;
+  }
+}
+
+TEST_F(ApiRequestTest, SeedsAreOf64Bits) {
+  for (const std::int64_t seed : {INT64_MIN, std::int64_t{-1}, INT64_MAX}) {
+    EXPECT_EQ(good(R"({"prompt":"a","seed":)" + std::to_string(seed) + "}").generations[0].seed,
+              static_cast<std::uint64_t>(seed));
+  }
+  for (const char* seed : {"9223372036854775808", "18446744073709551615", "-9223372036854775809",
+                           "99999999999999999999"}) {
+    EXPECT_EQ(bad(R"({"prompt":"a","seed":)" + std::string(seed) + "}").message,
+              "'seed' must be from -9223372036854775808 to 9223372036854775807");
+  }
+  EXPECT_EQ(bad(R"({"prompt":"a","seed":1.5})").message, "'seed' must be a whole number");
+}
+
+TEST_F(ApiRequestTest, ThoughtsAreSwitchedOffAsTheTemplateDoes) {
+  const auto loaded = text::ChatTemplate::load(".", "qwen3");
+  ASSERT_TRUE(loaded.ok()) << loaded.status().to_string();
+  model_.chat = *loaded;
+  const auto prompt = [&](const std::string& more) {
+    return good(R"({"messages":[{"role":"user","content":"a"}],"max_tokens":4)" + more + "}",
+                Endpoint::kChat)
+        .generations[0]
+        .prompt;
+  };
+  const auto encoded = [&](const std::string& text) {
+    return *model_.tokenizer->encode(text, false);
+  };
+  const std::string turn = "<|im_start|>user\na<|im_end|>\n", answer = "<|im_start|>assistant\n";
+  EXPECT_EQ(prompt(""), encoded(turn + answer));
+  EXPECT_EQ(prompt(R"(,"chat_template_kwargs":{"enable_thinking":true})"), encoded(turn + answer));
+  EXPECT_EQ(prompt(R"(,"chat_template_kwargs":{"enable_thinking":false})"),
+            encoded(turn + answer + "<think>\n\n</think>\n\n"));
+  EXPECT_EQ(prompt(R"(,"add_generation_prompt":false)"), encoded(turn));
+}
+
 TEST_F(ApiRequestTest, WrongPrompts) {
   for (const char* prompt : {"5", "null", "{}", "[]", R"(["a",5])", R"([[1],[]])", R"([1,"a"])",
                              "[-1]", "[1024]", "[1.5]", "[true]", "[[]]", "[null]"}) {
@@ -225,7 +311,9 @@ TEST_F(ApiRequestTest, ToolCallsOfEarlierAnswersHaveNoContent) {
   for (const char* calls : {"1", "[1]", R"([{"function":{"name":"f"}}])", R"([{"id":"c"}])"}) {
     const std::string message =
         R"({"role":"assistant","content":"a","tool_calls":)" + std::string(calls) + "}";
-    EXPECT_EQ(bad(body(message), Endpoint::kChat).param, "messages[0]") << calls;
+    const ApiError error = bad(body(message), Endpoint::kChat);
+    EXPECT_EQ(error.param, "messages[0].tool_calls") << calls;
+    EXPECT_TRUE(error.message.starts_with("'messages[0].tool_calls' must be")) << error.message;
   }
   EXPECT_EQ(bad(body(R"({"role":"user","content":null,"tool_calls":[]})"), Endpoint::kChat).param,
             "messages[0]");

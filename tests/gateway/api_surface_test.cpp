@@ -208,6 +208,16 @@ TEST_F(ApiSurfaceTest, TokenizeAndBack) {
   EXPECT_EQ(back(json::array{}), "");
 }
 
+TEST_F(ApiSurfaceTest, TokenizeGivesTheTokensAsTheTokenizerWritesThem) {
+  one_worker("A");
+  const json::value given =
+      ask("/tokenize", R"({"prompt":"is it red","return_token_strs":true})").json();
+  std::string joined;
+  for (const json::value& token : given.at("token_strs").as_array()) joined += token.as_string();
+  EXPECT_EQ(given.at("token_strs").as_array().size(), given.at("count").as_int64());
+  EXPECT_EQ(joined, "<|begin|>is\u0120it\u0120red");  // a space of byte-level BPE
+}
+
 TEST_F(ApiSurfaceTest, TokenizeCountsWhatAChatHas) {
   one_worker("A");
   const std::string chat = R"({"messages":[{"role":"user","content":"is it red"}]})";
@@ -224,8 +234,14 @@ TEST_F(ApiSurfaceTest, TokenizeRefusesWhatItCannotDo) {
   const std::pair<const char*, const char*> cases[] = {
       {"{}", "prompt"},
       {R"({"prompt":7})", "prompt"},
-      {R"({"prompt":"x","return_token_strs":true})", "return_token_strs"},
-      {R"({"prompt":"x","add_generation_prompt":false})", "add_generation_prompt"},
+      {R"({"prompt":"x","return_token_strs":1})", "return_token_strs"},
+      {R"({"messages":[{"role":"user","content":"x"}],"add_generation_prompt":1})",
+       "add_generation_prompt"},
+      {R"({"messages":[{"role":"user","content":"x"}],"continue_final_message":true})",
+       "continue_final_message"},
+      {R"({"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]})", "tools"},
+      {R"({"messages":[{"role":"user","content":"x"}],"add_special_tokens":true})",
+       "add_special_tokens"},
       {R"({"prompt":"x","add_special_tokens":1})", "add_special_tokens"},
       {R"({"prompt":"x","split_special_tokens":"no"})", "split_special_tokens"},
       {R"({"messages":[{"role":"user","content":"x"}],"split_special_tokens":false})",
