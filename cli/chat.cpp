@@ -23,8 +23,13 @@ namespace kvferry::cli {
 namespace {
 
 constexpr std::size_t kMaxLineBytes = 1 << 20;
+constexpr const char* kHint = "Ctrl-C stops an answer; Ctrl-D or /quit ends; /help says more.\n";
 constexpr const char* kHelp =
-    "Ctrl-C stops an answer; /reset forgets the conversation; Ctrl-D or /quit ends.\n";
+    "/help   prints this\n"
+    "/reset  forgets the conversation\n"
+    "/quit   ends, as Ctrl-D does\n"
+    "Ctrl-C stops an answer. A message that begins with a slash is written with two: //tmp is a "
+    "path.\n";
 
 volatile std::sig_atomic_t interrupted = 0;
 
@@ -115,27 +120,41 @@ class Conversation {
   std::vector<ChatTurn> opening_;
 };
 
+// A line that begins with one slash, which must be a command.
+Status obey(std::string_view command, Conversation& conversation) {
+  if (command == "/help") {
+    fmt::print(kHelp);
+  } else if (command == "/reset") {
+    conversation.reset();
+  } else {
+    return invalid_argument(fmt::format(
+        "there is no command {}: /help lists them; a message that begins with a slash is written "
+        "with two",
+        command));
+  }
+  return ok_status();
+}
+
 // A person goes on after an error, a script ends with it.
 Status converse(Conversation& conversation, bool terminal) {
   Lines lines;
-  if (terminal) fmt::print(kHelp);
+  if (terminal) fmt::print(kHint);
   while (true) {
     if (terminal) fmt::print("> ");
     std::fflush(stdout);
     std::string line;
     const Lines::Got got = lines.next(line);
     if (got == Lines::Got::kInterrupt) {
-      fmt::print("\n{}", kHelp);
+      fmt::print("\n{}", kHint);
       continue;
     }
     if (got == Lines::Got::kEnd || line == "/quit") return ok_status();
-    if (line == "/reset") {
-      conversation.reset();
-    } else if (!line.empty()) {
-      const Status status = conversation.say(line);
-      if (!status.ok() && !terminal) return status;
-      if (!status.ok()) fmt::print("{}\n", status.message());
-    }
+    if (line.empty()) continue;
+    const bool command = line.starts_with('/') && !line.starts_with("//");
+    if (line.starts_with("//")) line.erase(0, 1);
+    const Status status = command ? obey(line, conversation) : conversation.say(line);
+    if (!status.ok() && !terminal) return status;
+    if (!status.ok()) fmt::print("{}\n", status.message());
   }
 }
 

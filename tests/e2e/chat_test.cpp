@@ -88,6 +88,37 @@ TEST_F(ChatOnACluster, EachQuestionCarriesWhatWasSaidUntilItIsForgotten) {
   EXPECT_EQ(prompt_tokens(lines[2]), prompt_tokens(lines[0]));
 }
 
+TEST_F(ChatOnACluster, HelpListsTheCommandsAndAsksNothing) {
+  const Outcome outcome = run(chat({}), "/help\n");
+  EXPECT_EQ(outcome.status, 0) << outcome.output;
+  for (const char* command : {"/help ", "/reset ", "/quit "}) {
+    EXPECT_THAT(outcome.output, HasSubstr(command));
+  }
+  EXPECT_TRUE(figures(outcome.output).empty()) << outcome.output;
+}
+
+TEST_F(ChatOnACluster, AnUnknownCommandIsNoMessage) {
+  for (const char* command : {"/rest", "/", "/reset all"}) {
+    const Outcome outcome = run(chat({"--max-tokens", "2"}), std::string(command) + "\n" + kStory);
+    EXPECT_EQ(outcome.status, 1) << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr(std::string("there is no command ") + command));
+    EXPECT_TRUE(figures(outcome.output).empty()) << outcome.output;
+  }
+}
+
+TEST_F(ChatOnACluster, TwoSlashesBeginAMessageWithOne) {
+  // To the bundled model "a" and "//" are a token each, "///" is two.
+  std::vector<int> tokens;
+  for (const char* typed : {"a\n", "///\n", "////\n"}) {
+    const Outcome outcome = run(chat({"--max-tokens", "2"}), typed);
+    ASSERT_EQ(outcome.status, 0) << outcome.output;
+    ASSERT_EQ(figures(outcome.output).size(), 1u) << outcome.output;
+    tokens.push_back(prompt_tokens(figures(outcome.output)[0]));
+  }
+  EXPECT_EQ(tokens[1], tokens[0]);
+  EXPECT_EQ(tokens[2], tokens[0] + 1);
+}
+
 TEST_F(ChatOnACluster, TheSystemMessageStays) {
   const Outcome with =
       run(chat({"--max-tokens", "1", "--system", "Be brief."}), std::string("/reset\n") + kStory);
