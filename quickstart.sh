@@ -110,19 +110,25 @@ start_cluster() {
   done
 }
 
-# The same API by its best-known client, where this machine happens to have it.
+# The same question by the API's best-known client, where this machine happens to have it.
 ask_with_openai() {
-  local python=${KVFERRY_PYTHON:-python3}
+  local python=${KVFERRY_PYTHON:-python3} question
   "$python" -c 'import openai' >/dev/null 2>&1 || return 0
   say "asking once more, with the openai package for Python"
-  "$python" - "http://127.0.0.1:$port/v1" <<'END'
+  question=$("$program" demo --print-question)
+  "$python" - "http://127.0.0.1:$port/v1" "$question" <<'END'
+import json
 import sys
 from openai import OpenAI
 
+question = json.loads(sys.argv[2])
+expected = question.pop("answer")
 client = OpenAI(base_url=sys.argv[1], api_key="not needed here")
-prompt = '{"QIRN": "PTRAT", "LOVE": "MAKSU", "TENB": "ORILA"}\n"LOVE":'
-answer = client.completions.create(model="mini", prompt=prompt, max_tokens=8, stop="\n")
-print(f"{prompt}{answer.choices[0].text}")
+answer = client.completions.create(model="mini", **question)
+text, codec = answer.choices[0].text, answer.usage.kvferry["codec"]
+right = expected in text
+print(f"{codec:<26} answers {text}  {'(right)' if right else '(wrong)'}")
+sys.exit(0 if right else f"error: the answer should have been {expected}")
 END
 }
 

@@ -116,6 +116,7 @@ struct DemoOptions {
   std::string api_key;
   std::vector<std::string> codecs;
   std::uint32_t wait_s = 60;
+  bool print_question = false;
 };
 int run_demo(const DemoOptions& options);
 

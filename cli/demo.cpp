@@ -50,12 +50,14 @@ Status wait_ready(const HttpUrl& url, std::uint32_t wait_s) {
   }
 }
 
+json::object request_of(const DemoPrompt& prompt) {
+  return {
+      {"prompt", prompt.text}, {"max_tokens", 16}, {"temperature", 0}, {"stop", json::array{"\n"}}};
+}
+
 Result<Row> ask(const HttpUrl& url, const DemoPrompt& prompt, const std::string& codec) {
-  json::object body{{"prompt", prompt.text},
-                    {"max_tokens", 16},
-                    {"temperature", 0},
-                    {"stop", json::array{"\n"}},
-                    {"kv_codec", codec}};
+  json::object body = request_of(prompt);
+  body["kv_codec"] = codec;
   KVF_ASSIGN_OR_RETURN(
       const HttpResponse response,
       http_post_json(url, "/v1/completions", json::serialize(body), kAnswerTimeoutNs));
@@ -105,7 +107,17 @@ void print_table(const std::vector<Row>& rows) {
       "(all-in), and of a closed block of 64 tokens alone. bf16 is 16.\n");
 }
 
+// For other clients to ask, with the value to find as `answer`.
+Status print_question() {
+  const DemoPrompt prompt = make_demo_prompt(kSeed, kEntries);
+  json::object question = request_of(prompt);
+  question["answer"] = prompt.answer;
+  fmt::print("{}\n", json::serialize(question));
+  return ok_status();
+}
+
 Status demo(const DemoOptions& options) {
+  if (options.print_question) return print_question();
   KVF_ASSIGN_OR_RETURN(HttpUrl url, HttpUrl::parse(options.url));
   url.api_key = options.api_key;
   KVF_RETURN_IF_ERROR(wait_ready(url, options.wait_s));
@@ -119,14 +131,17 @@ Status demo(const DemoOptions& options) {
   // The first request pays for pages touched for the first time; it is not in the table.
   KVF_RETURN_IF_ERROR(ask(url, prompt, codecs.front()).status());
   std::vector<Row> rows;
+  std::string wrong;
   for (const std::string& codec : codecs) {
     KVF_ASSIGN_OR_RETURN(Row row, ask(url, prompt, codec));
     fmt::print("{:<26} answers {}  {}\n", row.codec, row.answer, row.right ? "(right)" : "(wrong)");
     std::fflush(stdout);
     if (row.answer.empty()) return internal_error("the answer with " + codec + " is empty");
+    if (!row.right) wrong += (wrong.empty() ? "" : ", ") + codec;
     rows.push_back(std::move(row));
   }
   print_table(rows);
+  if (!wrong.empty()) return internal_error("the answer is wrong with " + wrong);
   return ok_status();
 }
 

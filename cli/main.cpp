@@ -211,6 +211,8 @@ Command add_demo(CLI::App& app, DemoOptions& options) {
   add_api_key_option(sub, options.api_key);
   sub->add_option("--codec", options.codecs, "Codecs to compare")->take_all();
   sub->add_option("--wait", options.wait_s, "Seconds to wait until the cluster is ready");
+  sub->add_flag("--print-question", options.print_question,
+                "Print the fields of the request and `answer`, as JSON, and ask nobody");
   examples(sub, {"kvferry demo", "kvferry demo --url http://10.0.0.3:8080 --codec raw"});
   return [&options] { return run_demo(options); };
 }
