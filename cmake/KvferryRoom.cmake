@@ -5,6 +5,9 @@
 #   LIBRARIES are those that its headers need too, PRIVATE_LIBRARIES those of its sources alone.
 # kvferry_test(NAME SOURCES a_test.cpp ... DEPENDS base ... [LABELS l ...] [TIMEOUT s])
 #   A GoogleTest program, registered with CTest as one test.
+# kvferry_python_test(NAME PACKAGE openai COMMAND script.py argument ... [LABELS l ...])
+#   A script that KVFERRY_PYTHON runs, a test where that interpreter has the package and none where
+#   it does not, which configuring says. A test labelled serial runs alone.
 
 function(kvferry_room name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
@@ -36,4 +39,24 @@ function(kvferry_test name)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
                        ENVIRONMENT "KVFERRY_SOURCE_DIR=${PROJECT_SOURCE_DIR};${ARG_ENVIRONMENT}")
+endfunction()
+
+# KVFERRY_PYTHON may name an interpreter of a virtual environment.
+function(kvferry_python_test name)
+  cmake_parse_arguments(ARG "" "PACKAGE" "COMMAND;LABELS" ${ARGN})
+  find_program(KVFERRY_PYTHON python3)
+  set(missing 1)
+  if(KVFERRY_PYTHON)
+    execute_process(COMMAND ${KVFERRY_PYTHON} -c "import ${ARG_PACKAGE}" RESULT_VARIABLE missing
+                    OUTPUT_QUIET ERROR_QUIET)
+  endif()
+  if(missing)
+    message(STATUS "${name} is left out: no Python with the package ${ARG_PACKAGE}")
+    return()
+  endif()
+  add_test(NAME ${name} COMMAND ${KVFERRY_PYTHON} ${ARG_COMMAND})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 180 LABELS "${ARG_LABELS}")
+  if(serial IN_LIST ARG_LABELS)
+    set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+  endif()
 endfunction()
