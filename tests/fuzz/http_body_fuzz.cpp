@@ -24,7 +24,8 @@ struct World {
     context.timeout_ns = kSecond;
   }
   static ServedModel load() {
-    auto loaded = ServedModel::load("models/mini");  // tests/fuzz/run starts in the tree's root
+    // tests/fuzz/run_built starts in the tree's root.
+    auto loaded = ServedModel::load("models/mini", "", "");
     if (!loaded.ok()) std::abort();
     return std::move(*loaded);
   }
