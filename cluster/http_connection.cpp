@@ -59,7 +59,7 @@ class Connection : public HttpConnectionBase, public std::enable_shared_from_thi
   void write_chunk(std::string_view bytes);
   void end_stream();
   void on_gone(std::function<void(const Status&)> gone) { gone_ = std::move(gone); }
-  void abandoned();
+  void abandoned(const HttpRequest& request);
 
  private:
   // kLingering: the answer is out, what still comes in is thrown away.
@@ -68,6 +68,7 @@ class Connection : public HttpConnectionBase, public std::enable_shared_from_thi
 
   void read_header();
   void header_read();
+  void take_head();
   void body_read();
   void read_failed(const boost::system::error_code& error);
   void refuse(int status, std::string_view cause, std::string_view message);
@@ -120,7 +121,7 @@ class Exchange : public HttpExchange {
   Exchange(std::shared_ptr<Connection> connection, HttpRequest request)
       : connection_(std::move(connection)), request_(std::move(request)) {}
   ~Exchange() override {
-    if (!done_) connection_->abandoned();
+    if (!done_) connection_->abandoned(request_);
   }
   const HttpRequest& request() const override { return request_; }
   void respond(int status, std::string_view content_type, std::string_view body,
@@ -183,19 +184,9 @@ void Connection::read_header() {
 }
 
 void Connection::header_read() {
-  const http::request<http::string_body>& message = parser_->get();
-  keep_alive_ = message.keep_alive();
-  chunked_ = message.version() >= 11;
-  request_ = {};
-  request_.method = std::string(message.method_string());
-  request_.path = std::string(message.target().substr(0, message.target().find('?')));
-  for (const auto& field : message) {
-    std::string name(field.name_string());
-    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
-      return static_cast<char>(c | (c >= 'A' && c <= 'Z') << 5);
-    });
-    request_.headers.emplace_back(std::move(name), std::string(field.value()));
-  }
+  take_head();
+  keep_alive_ = parser_->get().keep_alive();
+  chunked_ = parser_->get().version() >= 11;
   if (shared_->handlers.admit) {
     if (const auto refusal = shared_->handlers.admit(request_)) return refuse(*refusal);
   }
@@ -209,6 +200,21 @@ void Connection::header_read() {
                      if (error) return self->read_failed(error);
                      self->body_read();
                    });
+}
+
+// What is there of it, whole or not.
+void Connection::take_head() {
+  const http::request<http::string_body>& message = parser_->get();
+  request_ = {};
+  request_.method = std::string(message.method_string());
+  request_.path = std::string(message.target().substr(0, message.target().find('?')));
+  for (const auto& field : message) {
+    std::string name(field.name_string());
+    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
+      return static_cast<char>(c | (c >= 'A' && c <= 'Z') << 5);
+    });
+    request_.headers.emplace_back(std::move(name), std::string(field.value()));
+  }
 }
 
 void Connection::read_failed(const boost::system::error_code& error) {
@@ -246,11 +252,9 @@ void Connection::answer() {
 
 void Connection::refuse(int status, std::string_view cause, std::string_view message) {
   shared_->refuse(cause);
-  refuse({status,
-          "{\"error\":{\"message\":\"" + std::string(message) +
-              "\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"" +
-              std::string(cause) + "\"}}\n",
-          {}});
+  take_head();
+  refuse({status, own_error_json(message, "invalid_request_error"),
+          shared_->headers_of_own(request_, status)});
 }
 
 void Connection::refuse(const HttpRefusal& refusal) {
@@ -283,13 +287,7 @@ void Connection::watched(const boost::system::error_code& error, std::size_t byt
 
 void Connection::head(int status, std::string_view content_type, const HttpHeaders& headers) {
   if (shared_->draining) keep_alive_ = false;
-  output_ += chunked_ ? "HTTP/1.1 " : "HTTP/1.0 ";
-  output_ += std::to_string(status);
-  output_ += ' ';
-  output_ += std::string_view(http::obsolete_reason(static_cast<http::status>(status)));
-  output_ += "\r\nServer: kvferry\r\nContent-Type: ";
-  output_ += content_type;
-  for (const auto& [name, value] : headers) output_ += "\r\n" + name + ": " + value;
+  output_ += http_head(chunked_, status, content_type, headers);
   output_ += keep_alive_ ? "\r\nConnection: keep-alive" : "\r\nConnection: close";
   head_sent_ = true;
 }
@@ -336,15 +334,13 @@ void Connection::end_stream() {
   flush();
 }
 
-void Connection::abandoned() {
+void Connection::abandoned(const HttpRequest& request) {
   if (state_ != State::kAnswering) return;
   gone_ = nullptr;
   if (head_sent_) return close();
   keep_alive_ = false;
-  respond(500, "application/json",
-          "{\"error\":{\"message\":\"the request was dropped\",\"type\":\"server_error\","
-          "\"param\":null,\"code\":null}}\n",
-          {});
+  respond(500, "application/json", own_error_json("the request was dropped", "server_error"),
+          shared_->headers_of_own(request, 500));
 }
 
 void Connection::flush() {
@@ -438,6 +434,22 @@ std::string_view HttpRequest::header(std::string_view name) const {
     if (key == name) return value;
   }
   return {};
+}
+
+std::string own_error_json(std::string_view message, std::string_view type) {
+  return "{\"error\":{\"message\":\"" + std::string(message) + "\",\"type\":\"" +
+         std::string(type) + "\",\"param\":null,\"code\":null}}\n";
+}
+
+std::string http_head(bool is_http_11, int status, std::string_view content_type,
+                      const HttpHeaders& headers) {
+  std::string head = is_http_11 ? "HTTP/1.1 " : "HTTP/1.0 ";
+  head += std::to_string(status) + ' ';
+  head += std::string_view(http::obsolete_reason(static_cast<http::status>(status)));
+  head += "\r\nServer: kvferry\r\nContent-Type: ";
+  head += content_type;
+  for (const auto& [name, value] : headers) head += "\r\n" + name + ": " + value;
+  return head;
 }
 
 void start_http_connection(const std::shared_ptr<HttpShared>& shared, tcp::socket socket) {

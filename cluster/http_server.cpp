@@ -16,12 +16,16 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 
 constexpr std::uint64_t kAcceptRetryNs = 100 * kMillisecond;
-constexpr std::string_view kFull =
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    "Retry-After: 1\r\nContent-Length: 101\r\n\r\n"
-    "{\"error\":{\"message\":\"too many connections are open\",\"type\":\"server_error\","
-    "\"param\":null,\"code\":null}}\n";
-static_assert(kFull.substr(kFull.find("\r\n\r\n") + 4).size() == 101);
+
+// The answer to a client that is one too many, before anything of its request is read.
+std::string full_answer(const HttpShared& shared) {
+  HttpHeaders headers = shared.headers_of_own({}, 503);
+  headers.emplace_back("Connection", "close");
+  headers.emplace_back("Retry-After", "1");
+  const std::string body = own_error_json("too many connections are open", "server_error");
+  headers.emplace_back("Content-Length", std::to_string(body.size()));
+  return http_head(true, 503, "application/json", headers) + "\r\n\r\n" + body;
+}
 
 class ServerState : public std::enable_shared_from_this<ServerState> {
  public:
@@ -46,9 +50,7 @@ class ServerState : public std::enable_shared_from_this<ServerState> {
       if (self->connections() < self->shared_->limits.connections) {
         start_http_connection(self->shared_, std::move(socket));
       } else {
-        self->shared_->refuse("connections");
-        const auto full = std::make_shared<tcp::socket>(std::move(socket));
-        asio::async_write(*full, asio::buffer(kFull), [full](const auto&, std::size_t) {});
+        self->refuse_full(std::move(socket));
       }
       self->accept();
     });
@@ -72,6 +74,13 @@ class ServerState : public std::enable_shared_from_this<ServerState> {
   }
 
  private:
+  void refuse_full(tcp::socket socket) {
+    shared_->refuse("connections");
+    const auto full = std::make_shared<tcp::socket>(std::move(socket));
+    const auto answer = std::make_shared<std::string>(full_answer(*shared_));
+    asio::async_write(*full, asio::buffer(*answer), [full, answer](const auto&, std::size_t) {});
+  }
+
   std::shared_ptr<HttpShared> shared_;
 };
 

@@ -95,6 +95,9 @@ struct HttpHandlers {
   // Counts what a limit refused: "connections", "header_bytes", "body_bytes", "malformed",
   // "read_deadline", "write_deadline", "slow_reader". May be empty.
   std::function<void(std::string_view cause)> refused;
+  // Headers for an answer that the server gives by itself, `status`: a limit, bad HTTP, a dropped
+  // exchange. `head` has what was read of the request by then, often nothing. May be empty.
+  std::function<HttpHeaders(const HttpRequest& head, int status)> own_answer;
 };
 
 class HttpServer {

@@ -67,6 +67,7 @@ class GatewayProcess : public Gateway {
   std::uint64_t next_number() { return counter_random(id_key_, ++last_number_); }
 
   std::optional<cluster::HttpRefusal> admit(const cluster::HttpRequest& head);
+  cluster::HttpHeaders name_own_answer(const cluster::HttpRequest& head, int status);
   void serve(const std::shared_ptr<HttpExchange>& exchange);
   template <class Read, class Then>
   void with_body(ExchangePtr exchange, Read read, Then then);
@@ -153,6 +154,9 @@ Status GatewayProcess::listen() {
     handlers.admit = [this](const cluster::HttpRequest& head) { return admit(head); };
   }
   handlers.request = [this](const std::shared_ptr<HttpExchange>& exchange) { serve(exchange); };
+  handlers.own_answer = [this](const cluster::HttpRequest& head, int status) {
+    return name_own_answer(head, status);
+  };
   handlers.refused = [this](std::string_view cause) { metrics_.http_refused(cause); };
   KVF_ASSIGN_OR_RETURN(http_, cluster::listen_http(io_, timers_, config_.host, config_.port,
                                                    config_.http, std::move(handlers)));
@@ -229,6 +233,13 @@ std::optional<cluster::HttpRefusal> GatewayProcess::admit(const cluster::HttpReq
                        0};
   return cluster::HttpRefusal{
       error.status, error.json(), {{"WWW-Authenticate", "Bearer"}, {"X-Request-Id", name}}};
+}
+
+// Of an answer that the HTTP server gives before, or without, an ApiExchange.
+cluster::HttpHeaders GatewayProcess::name_own_answer(const cluster::HttpRequest& head, int status) {
+  const std::string name = request_name(head.header("x-request-id"), next_number());
+  log_info("gateway", name + " refused: " + std::to_string(status));
+  return {{"X-Request-Id", name}};
 }
 
 void GatewayProcess::serve(const std::shared_ptr<HttpExchange>& inner) {

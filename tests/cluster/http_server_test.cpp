@@ -32,6 +32,9 @@ class HttpTest : public testing::Test {
     };
     handlers.admit = admit_;
     handlers.refused = [this](std::string_view cause) { refused_.emplace_back(cause); };
+    handlers.own_answer = [](const HttpRequest& head, int status) {
+      return HttpHeaders{{"X-Own", std::to_string(status) + std::string(head.header("x-some"))}};
+    };
     auto server = listen_http(io_, timers_, "127.0.0.1", 0, limits, handlers);
     ASSERT_TRUE(server.ok()) << server.status().to_string();
     server_ = std::move(*server);
@@ -279,6 +282,44 @@ TEST_F(HttpTest, ConnectionLimit) {
   auto third = connect();
   send(*third, "GET /echo HTTP/1.1\r\n\r\n");
   EXPECT_TRUE(run_until([&] { return third->got.starts_with("HTTP/1.1 200 "); }));
+}
+
+// Those that the server gives by itself, with what was read of the request.
+TEST_F(HttpTest, ItsOwnAnswersHaveTheirHeadersAndNoCode) {
+  HttpLimits limits;
+  limits.connections = 1;
+  limits.header_bytes = 2000;
+  limits.body_bytes = 10;
+  serve(limits);
+  const std::string start = "POST /echo HTTP/1.1\r\nX-Some: /mine\r\n";
+  const std::pair<std::string, std::string> cases[] = {
+      {start + "Content-Length: 11\r\n\r\n", "413/mine"},
+      {start + "Transfer-Encoding: chunked\r\n\r\nff\r\n", "413/mine"},
+      {start + "X: " + std::string(2000, 'a'), "431/mine"},
+      {start + "Content-Length: many\r\n\r\n", "400/mine"},
+      {start + "no field\r\n\r\n", "400/mine"},
+      {"nonsense\r\n\r\n", "400"},
+      {"GET /drop HTTP/1.1\r\nX-Some: /mine\r\n\r\n", "500/mine"}};
+  const auto expect_own = [](const std::string& got, const std::string& own) {
+    EXPECT_NE(got.find("\r\nX-Own: " + own + "\r\n"), std::string::npos) << got;
+    EXPECT_NE(got.find("\r\nServer: kvferry\r\n"), std::string::npos) << got;
+    EXPECT_TRUE(got.ends_with(",\"param\":null,\"code\":null}}\n")) << got;
+  };
+  for (const auto& [text, own] : cases) {
+    expect_own(answer_and_close(text), own);
+    ASSERT_TRUE(run_until([&] { return server_->connections() == 0; }));
+  }
+  auto first = connect();
+  ASSERT_TRUE(run_until([&] { return server_->connections() == 1; }));
+  const std::string full = answer_and_close("");
+  expect_own(full, "503");
+  EXPECT_NE(full.find("\r\nRetry-After: 1\r\n"), std::string::npos);
+  send(*first, start + "Content-Length: 3\r\n\r\na");
+  io_.restart();
+  io_.run_for(20ms);  // lets the half request in
+  timers_.advance(31 * kSecond);
+  ASSERT_TRUE(run_until([&] { return first->got.ends_with("}\n") || first->closed; }));
+  expect_own(first->got, "408/mine");
 }
 
 TEST_F(HttpTest, IdleAndReadDeadlines) {

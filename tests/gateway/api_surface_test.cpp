@@ -66,6 +66,18 @@ TEST_F(ApiSurfaceTest, EveryAnswerNamesItsRequest) {
       "1");
 }
 
+TEST_F(ApiSurfaceTest, ARequestThatALimitRefusesIsNamedToo) {
+  config_.http.body_bytes = 100;
+  one_worker("A");
+  const std::string body(101, ' ');
+  const Answer mine = ask("/v1/completions", body, "X-Request-Id: mine\r\n");
+  EXPECT_EQ(mine.status, 413);
+  EXPECT_EQ(header(mine, "X-Request-Id"), "mine");
+  EXPECT_TRUE(mine.json().at("error").at("code").is_null());
+  EXPECT_EQ(header(ask("/v1/completions", body), "X-Request-Id").size(), 4u + 16u);
+  EXPECT_EQ(registry_value("kvferry_gateway_http_refused_total{cause=\"body_bytes\"}"), "2");
+}
+
 TEST(RequestName, WhatCannotBeSentBackIsReplaced) {
   EXPECT_EQ(request_name(std::string(128, 'x'), 1), std::string(128, 'x'));
   EXPECT_EQ(request_name(std::string(129, 'x'), 1), "req-0000000000000001");
