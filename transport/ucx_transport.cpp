@@ -20,6 +20,12 @@ constexpr int kRoundsPerTurn = 64;  // of progress, before other handlers of the
 constexpr std::uint64_t kFirstLookNs = 50'000;
 constexpr std::uint64_t kLastLookNs = 2 * kMillisecond;
 
+bool reaches_others(const UcxContext& context) {
+  const std::vector<std::string> names = context.transports();
+  return std::any_of(names.begin(), names.end(),
+                     [](const std::string& name) { return name != "self"; });
+}
+
 // Where UCX could use shared memory, that of this machine's other processes lies in workers of its
 // own (ucx_channel.h).
 Result<UcxContexts> open_contexts(const UcxConfig& config) {
@@ -29,6 +35,11 @@ Result<UcxContexts> open_contexts(const UcxConfig& config) {
   KVF_ASSIGN_OR_RETURN(contexts.network, UcxContext::create(wanted));
   if (!has_shared_memory(config.tls)) return contexts;
   KVF_ASSIGN_OR_RETURN(contexts.local, UcxContext::create(config));
+  if (reaches_others(*contexts.network)) return contexts;
+  log_warn("transport",
+           "UCX finds no network here (is /sys mounted?): all peers share one queue of shared "
+           "memory, and one that is killed while it writes can stop this process's transfers");
+  contexts.network = std::move(contexts.local);
   return contexts;
 }
 
