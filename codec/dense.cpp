@@ -5,14 +5,14 @@
 #include <limits>
 #include <string>
 
-#include "kernels/hack_kernels.h"
+#include "kernels/hack_encode_kernels.h"
 
 namespace kvferry::codec {
 
 std::size_t first_not_finite(OpenDtype dtype, const std::byte* values, std::size_t n) {
   if (dtype == OpenDtype::kBf16) {
-    return kernels::hack_kernels().first_not_finite(reinterpret_cast<const std::uint16_t*>(values),
-                                                    n);
+    return kernels::hack_encode_kernels().first_not_finite(
+        reinterpret_cast<const std::uint16_t*>(values), n);
   }
   for (std::size_t i = 0; i < n; ++i) {
     float value;

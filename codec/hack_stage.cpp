@@ -9,6 +9,7 @@
 #include <string>
 
 #include "codec/stages.h"
+#include "kernels/hack_encode_kernels.h"
 #include "kernels/hack_kernels.h"
 
 namespace kvferry::codec {
@@ -122,7 +123,7 @@ struct BlockOut {
   std::byte* scale;
   std::byte* min;
 };
-void encode_block(const kernels::HackKernels& table, const float* block, std::uint32_t bits,
+void encode_block(const kernels::HackEncodeKernels& table, const float* block, std::uint32_t bits,
                   HackRange range, const BlockOut& out) {
   alignas(64) std::uint8_t codes[kHackBlock * kHackBlock];
   std::uint16_t scale[kHackBlock];
@@ -135,7 +136,7 @@ void encode_block(const kernels::HackKernels& table, const float* block, std::ui
 
 void HackStage::encode_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* k,
                             const std::byte* v, std::byte* out) const {
-  const kernels::HackKernels& table = kernels::hack_kernels();
+  const kernels::HackEncodeKernels& table = kernels::hack_encode_kernels();
   const std::size_t dim = geometry.head_dim;
   const Bits b = bits(tile);
   // 8 bits are min-max always, so that range= says nothing about a tile that it cannot improve.

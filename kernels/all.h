@@ -4,5 +4,6 @@
 #include "kernels/attention_state.h"
 #include "kernels/ceilings.h"
 #include "kernels/dense_kernels.h"
+#include "kernels/hack_encode_kernels.h"
 #include "kernels/hack_kernels.h"
 #include "kernels/isa.h"

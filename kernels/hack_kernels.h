@@ -1,10 +1,10 @@
-// Kernels of the hack codec: quantize and pack a tile, and attend on its codes. They know planes
-// (arrays of codes, scales and minima of one KV head), never segments. docs/codecs.md has the
-// formulas and layouts; the code of a value x of a column is near (x - minimum) / scale.
+// Kernels of the hack codec that attend on the codes of a tile, which those of
+// hack_encode_kernels.h make. They know planes (arrays of codes, scales and minima of one KV head),
+// never segments. docs/codecs.md has the formulas and layouts; the code of a value x of a column is
+// near (x - minimum) / scale.
 //
-// Thread contract: pure functions, scratch on the stack. Encoded bytes are equal on every
-// instruction set; attention agrees within the bound of docs/codecs.md, and a row's result depends
-// on that row alone (row determinism).
+// Thread contract: pure functions, scratch on the stack. Instruction sets agree within the bound of
+// docs/codecs.md, and a row's result depends on that row alone (row determinism).
 #pragma once
 
 #include <cstddef>
@@ -19,15 +19,6 @@ namespace kvferry::kernels {
 // minimum are shared, and 64 columns. K: rows are tokens and columns channels. V: rows are the 64
 // channels of a group and columns are tokens.
 inline constexpr std::uint32_t kHackBlock = 64;
-
-enum class HackRange : std::uint8_t {
-  kMinMax,  // the column's minimum and maximum: nothing is clipped
-  kSearch,  // the least squared error of nine shrunk ranges
-};
-
-// The smallest scale, which columns of equal values have: 2^-126, the smallest normal f32, so that
-// 2 / scale is finite. As bf16: 0x0080.
-inline constexpr float kHackMinScale = 0x1p-126f;
 
 // One KV head of a closed tile: 64 tokens, head_dim D, G = D / 64 groups of channels. F = 8 / bits
 // codes share a byte, W = bits * 64 / 32 words a lane and block of 64.
@@ -50,23 +41,6 @@ struct HackPlanes {
 };
 
 struct HackKernels {
-  // The index of the first bf16 value that is NaN or infinite, or n.
-  std::size_t (*first_not_finite)(const std::uint16_t* x, std::size_t n);
-
-  // out[r][c] = x[r * stride + c] (widen) or x[c * stride + r] (transpose), for r, c in 0..63.
-  void (*widen_block)(const std::uint16_t* x, std::size_t stride, float* out);
-  void (*transpose_block)(const std::uint16_t* x, std::size_t stride, float* out);
-
-  // x: [64][64], finite bf16 values. Writes codes [64][64] and the columns' scale and min, bf16
-  // [64].
-  void (*quantize_block)(const float* x, std::uint32_t bits, HackRange range, std::uint8_t* codes,
-                         std::uint16_t* scale, std::uint16_t* min);
-
-  // out word (j, r), at byte 4 (j * lanes + r), j in 0..16/F: byte b, field f is codes[r][4 (F j +
-  // f) + b]. K calls it with lanes = 64, V with lanes = head_dim.
-  void (*pack_block)(const std::uint8_t* codes, std::uint32_t bits, std::size_t lanes,
-                     std::byte* out);
-
   // Attention of states.rows query rows over all 64 tokens; merged into states. Finite for finite
   // queries: where a score or a sum would leave f32, the row is computed in double and saturates.
   void (*attend)(const HackPlanes& planes, const Queries& queries, AttentionStates states);

@@ -9,12 +9,6 @@
 
 namespace kvferry::kernels {
 
-// search: the shrink factors of half the range about its centre, tried in this order; the first
-// of equals wins. Chosen on Gaussian and Laplacian columns of 64 (docs/codecs.md).
-inline constexpr int kHackShrinks = 9;
-inline constexpr float kHackShrink[kHackShrinks] = {1.0f,    0.9375f, 0.875f,  0.8125f, 0.75f,
-                                                    0.6875f, 0.625f,  0.5625f, 0.5f};
-
 // Below this, the largest |q~| of a group (or p~) counts as zero: 127 / max and 255 / max must be
 // finite. It leaves out less than 64 * 255 * 2^-118 of a score.
 inline constexpr float kHackTiny = 0x1p-118f;

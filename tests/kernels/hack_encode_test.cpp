@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/dense_kernels.h"
-#include "kernels/hack_kernels.h"
+#include "kernels/hack_encode_kernels.h"
 
 namespace kvferry::kernels {
 namespace {
@@ -79,7 +79,7 @@ struct Encoded {
 
 Encoded encode(Isa isa, const std::vector<std::uint16_t>& block, bool transposed,
                std::uint32_t bits, HackRange range, std::size_t lanes) {
-  const HackKernels& table = hack_kernels(isa);
+  const HackEncodeKernels& table = hack_encode_kernels(isa);
   Encoded out;
   (transposed ? table.transpose_block : table.widen_block)(block.data(), 64, out.values.data());
   table.quantize_block(out.values.data(), bits, range, out.codes.data(), out.scale.data(),
@@ -205,7 +205,7 @@ TEST(HackEncode, PackingIsAsDocumented) {
       for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random() % (1u << bits));
       const std::size_t lanes = 128;
       std::vector<std::byte> packed(4 * lanes * 2 * bits, std::byte{0xee});
-      hack_kernels(isa).pack_block(codes.data(), bits, lanes, packed.data());
+      hack_encode_kernels(isa).pack_block(codes.data(), bits, lanes, packed.data());
       const std::uint32_t fields = 8 / bits;
       for (std::size_t i = 0; i < packed.size(); ++i) {
         const std::size_t lane = i / 4 % lanes, word = i / 4 / lanes, b = i % 4;
@@ -226,10 +226,10 @@ TEST(HackEncode, FindsTheFirstValueThatIsNotFinite) {
   for (const Isa isa : available_isas()) {
     for (const std::size_t n : {0u, 1u, 31u, 32u, 33u, 64u, 100u}) {
       std::vector<std::uint16_t> x(n, 0x7f7f);
-      EXPECT_EQ(hack_kernels(isa).first_not_finite(x.data(), n), n);
+      EXPECT_EQ(hack_encode_kernels(isa).first_not_finite(x.data(), n), n);
       for (std::size_t i = n; i-- > 0;) {
         x[i] = i % 2 == 0 ? 0xff80 : 0x7fc1;
-        EXPECT_EQ(hack_kernels(isa).first_not_finite(x.data(), n), i);
+        EXPECT_EQ(hack_encode_kernels(isa).first_not_finite(x.data(), n), i);
       }
     }
   }

@@ -1,6 +1,5 @@
-// Quantizing and packing in AVX-512: the operations of hack_scalar.cpp in their order, 16 columns
-// in the lanes. Included only by hack_avx512.cpp; all of it has internal linkage.
-#pragma once
+// Quantizing and packing in AVX-512: the operations of hack_encode_scalar.cpp in their order, 16
+// columns in the lanes.
 
 #include <immintrin.h>
 
@@ -8,7 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/dense_vec.h"
-#include "kernels/cpu/hack_common.h"
+#include "kernels/cpu/hack_encode_common.h"
 
 namespace kvferry::kernels {
 namespace {
@@ -184,4 +183,8 @@ void pack_block(const std::uint8_t* codes, std::uint32_t bits, std::size_t lanes
 }
 
 }  // namespace
+
+const HackEncodeKernels kHackEncodeAvx512 = {first_not_finite, widen_block, transpose_block,
+                                             quantize_block, pack_block};
+
 }  // namespace kvferry::kernels
