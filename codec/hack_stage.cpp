@@ -129,7 +129,7 @@ void encode_block(const kernels::HackEncodeKernels& table, const float* block, s
   std::uint16_t scale[kHackBlock];
   std::uint16_t min[kHackBlock];
   table.quantize_block(block, bits, range, codes, scale, min);
-  table.pack_block(codes, bits, out.lanes, out.codes);
+  table.pack_block(codes, 0, bits, out.lanes, out.codes);
   std::memcpy(out.scale, scale, sizeof(scale));
   std::memcpy(out.min, min, sizeof(min));
 }

@@ -36,10 +36,11 @@ struct HackEncodeKernels {
   void (*quantize_block)(const float* x, std::uint32_t bits, HackRange range, std::uint8_t* codes,
                          std::uint16_t* scale, std::uint16_t* min);
 
-  // out word (j, r), at byte 4 (j * lanes + r), j in 0..16/F: byte b, field f is codes[r][4 (F j +
-  // f) + b]. K calls it with lanes = 64, V with lanes = head_dim.
-  void (*pack_block)(const std::uint8_t* codes, std::uint32_t bits, std::size_t lanes,
-                     std::byte* out);
+  // Packs one sub-plane (kHackSubPlanes), the bits from `shift` up of codes [64][64], bits 1, 2, 4
+  // or 8. out word (j, r), at byte 4 (j * lanes + r), j in 0..16/F: byte b, field f is the sub-code
+  // of codes[r][4 (F j + f) + b]. K calls it with lanes = 64, V with lanes = head_dim.
+  void (*pack_block)(const std::uint8_t* codes, std::uint32_t shift, std::uint32_t bits,
+                     std::size_t lanes, std::byte* out);
 };
 
 // The table of one instruction set, and the active one. AVX2 has none of its own and runs the

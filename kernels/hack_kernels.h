@@ -20,24 +20,54 @@ namespace kvferry::kernels {
 // channels of a group and columns are tokens.
 inline constexpr std::uint32_t kHackBlock = 64;
 
-// One KV head of a closed tile: 64 tokens, head_dim D, G = D / 64 groups of channels. F = 8 / bits
-// codes share a byte, W = bits * 64 / 32 words a lane and block of 64.
-//  k_codes: u32 [D / (4F)][64 tokens]. Byte b, bit field f of word (j, t) is the code of channel
-//           4 (F j + f) + b of token t.
-//  v_codes: u32 [64 / (4F)][D channels]. Byte b, bit field f of word (j, d) is the code of token
-//           4 (F j + f) + b of channel d.
-//  k_scale, k_min: bf16 [D].  v_scale, v_min: bf16 [G][64 tokens].
-// Codes may be unaligned. Scales are finite and positive, minima finite.
+// A code of b bits, 1 to 8, lies in sub-planes of 8, 4, 2 or 1 bits: the bits from `shift` up of
+// every code. The largest sub-plane is the first and holds the lowest bits, so that the sub-plane
+// at `shift` begins 8 head_dim shift bytes into the plane of codes, which has 8 head_dim b in all.
+// Dots add up: SUM a code = SUM over sub-planes of 2^shift SUM a sub-code.
+struct HackSubPlane {
+  std::uint32_t bits, shift;
+};
+struct HackSubPlanes {
+  std::uint32_t count;
+  HackSubPlane part[3];
+};
+inline constexpr HackSubPlanes kHackSubPlanes[9] = {
+    // [bits of a code]
+    {0, {}},       {1, {{1, 0}}},         {1, {{2, 0}}},         {2, {{2, 0}, {1, 2}}},
+    {1, {{4, 0}}}, {2, {{4, 0}, {1, 4}}}, {2, {{4, 0}, {2, 4}}}, {3, {{4, 0}, {2, 4}, {1, 6}}},
+    {1, {{8, 0}}},
+};
+
+// One KV head of 64 tokens of a closed tile, head_dim D. A tile of 128 tokens is attended to as two
+// of these. The value that a code means is
+//   K: k_row[t] (k_scale code + k_min)        V: v_column[d] (v_scale code + v_min).
+//
+// Codes, each sub-plane of s bits with F = 8 / s fields a byte:
+//  k_codes: u32 [D / (4F)][64 tokens]. Byte b, bit field f of word (j, t) is the (sub-)code of
+//           channel 4 (F j + f) + b of token t.
+//  v_codes: u32 [64 / (4F)][D channels]. Byte b, bit field f of word (j, d) is the (sub-)code of
+//           token 4 (F j + f) + b of channel d.
+// Scales and minima:
+//  k_scale, k_min: bf16 [64 / min(k_group, 64)][D], of a channel and k_group tokens. With k_group
+//           128 the two halves of a tile of 128 tokens share them.
+//  v_scale, v_min: bf16 [D / v_group][64 tokens], of a token and v_group channels.
+//  k_row:   bf16 [64 tokens], or null for ones.
+//  v_column: bf16 [D], or null for ones.
+// All may be unaligned. Scales, rows and columns are positive normal numbers, minima finite.
 struct HackPlanes {
   std::uint32_t head_dim = 0;  // 64, 128 or 256
-  std::uint32_t k_bits = 0;    // 2, 4 or 8
-  std::uint32_t v_bits = 0;
+  std::uint32_t k_bits = 0;    // 1 to 8
+  std::uint32_t v_bits = 0;    // 1 to 8
+  std::uint32_t k_group = 64;  // 32, 64 or 128 tokens
+  std::uint32_t v_group = 64;  // 32, 64 or 128 channels, at most head_dim
   const std::byte* k_codes = nullptr;
   const std::byte* v_codes = nullptr;
   const std::byte* k_scale = nullptr;
   const std::byte* k_min = nullptr;
   const std::byte* v_scale = nullptr;
   const std::byte* v_min = nullptr;
+  const std::byte* k_row = nullptr;
+  const std::byte* v_column = nullptr;
 };
 
 struct HackKernels {
@@ -53,8 +83,9 @@ const HackKernels& hack_kernels();
 // which runs the scalar ones. For reports of what ran.
 Isa hack_kernels_isa(Isa isa);
 
-// What the codes mean: k, v [64][head_dim] f32, each one rounding of scale * code + minimum,
-// saturated to the largest finite f32. Not fast: for tests and for peers that ask.
+// What the codes mean: k, v [64][head_dim] f32, each one rounding of scale * code + minimum, and
+// one more where a row or column multiplies it; saturated to the largest finite f32. Not fast: for
+// tests and for peers that ask.
 void hack_reconstruct(const HackPlanes& planes, float* k, float* v);
 
 }  // namespace kvferry::kernels

@@ -357,7 +357,18 @@ void attend_block(const HackPlanes& planes, const Queries& queries, AttentionSta
   }
 }
 
+// What these functions do; the rest is left to the scalar ones.
+bool does(const HackPlanes& planes) {
+  return kHackSubPlanes[planes.k_bits].count == 1 && kHackSubPlanes[planes.v_bits].count == 1 &&
+         planes.k_bits > 1 && planes.v_bits > 1 && planes.k_group >= 64 && planes.v_group == 64 &&
+         planes.k_row == nullptr && planes.v_column == nullptr;
+}
+
 void attend(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
+  if (!does(planes)) {
+    kHackScalar.attend(planes, queries, states);
+    return;
+  }
   std::uint32_t row = 0;
   for (; row + kBlockRows <= states.rows; row += kBlockRows) {
     attend_block<kBlockRows>(planes, skip_rows(queries, row, planes.head_dim), states, row);

@@ -16,9 +16,15 @@ inline constexpr float kHackTiny = 0x1p-118f;
 // A row whose sums could pass this is computed by hack_attend_row_exact.
 inline constexpr float kHackHuge = 1e37f;
 
-// The largest sums of products: 64 * 127 * 255 of q' and codes, 64 * 255 * 255 of p' and codes.
-inline constexpr float kHackMaxKDot = 64.0f * 127.0f * 255.0f;
+// The largest sum of products of p' and codes.
 inline constexpr float kHackMaxVDot = 64.0f * 255.0f * 255.0f;
+
+// One query row over one tile.
+struct HackRowState {
+  float m, l;
+  const float* o;  // [head_dim]
+};
+void hack_merge_row(const HackRowState& tile, AttentionStates states, std::uint32_t row);
 
 // Attends one row in double precision over what the codes mean, for rows whose f32 sums would
 // overflow. row indexes states; queries begin with that row. Saturates what leaves f32.

@@ -164,18 +164,22 @@ void quantize_block(const float* x, std::uint32_t bits, HackRange range, std::ui
   }
 }
 
-void pack_block(const std::uint8_t* codes, std::uint32_t bits, std::size_t lanes, std::byte* out) {
+void pack_block(const std::uint8_t* codes, std::uint32_t shift, std::uint32_t bits,
+                std::size_t lanes, std::byte* out) {
   const int fields = static_cast<int>(8 / bits);
+  const __m512i mask = _mm512_set1_epi8(static_cast<char>((1u << bits) - 1u));
+  const __m128i first = _mm_cvtsi32_si128(static_cast<int>(shift));
   for (int r = 0; r < kRows; r += kLanes) {
     V words[kLanes];  // after the transpose: 4 codes along the packed axis, of 16 lanes
     for (int i = 0; i < kLanes; ++i) words[i] = load_words(codes + kRows * (r + i));
     transpose(words);
     for (int j = 0; j < kLanes / fields; ++j) {
-      __m512i packed = _mm512_castps_si512(words[fields * j]);
-      for (int f = 1; f < fields; ++f) {
-        const __m128i shift = _mm_cvtsi32_si128(f * static_cast<int>(bits));
-        packed = _mm512_or_si512(
-            packed, _mm512_sll_epi32(_mm512_castps_si512(words[fields * j + f]), shift));
+      __m512i packed = _mm512_setzero_si512();
+      for (int f = 0; f < fields; ++f) {
+        const __m128i field = _mm_cvtsi32_si128(f * static_cast<int>(bits));
+        const __m512i word = _mm512_castps_si512(words[fields * j + f]);
+        const __m512i sub = _mm512_and_si512(_mm512_srl_epi32(word, first), mask);
+        packed = _mm512_or_si512(packed, _mm512_sll_epi32(sub, field));
       }
       _mm512_storeu_si512(out + 4 * (j * lanes + static_cast<std::size_t>(r)), packed);
     }

@@ -133,15 +133,18 @@ void quantize_block(const float* x, std::uint32_t bits, HackRange range, std::ui
   }
 }
 
-void pack_block(const std::uint8_t* codes, std::uint32_t bits, std::size_t lanes, std::byte* out) {
+void pack_block(const std::uint8_t* codes, std::uint32_t shift, std::uint32_t bits,
+                std::size_t lanes, std::byte* out) {
   const std::uint32_t fields = 8 / bits;
+  const std::uint32_t mask = (1u << bits) - 1u;
   for (std::uint32_t j = 0; j < 16 / fields; ++j) {
     for (std::uint32_t r = 0; r < kBlock; ++r) {
       std::byte* word = out + 4 * (j * lanes + r);
       for (std::uint32_t b = 0; b < 4; ++b) {
         std::uint32_t packed = 0;
         for (std::uint32_t f = 0; f < fields; ++f) {
-          packed |= std::uint32_t{codes[r * kBlock + 4 * (fields * j + f) + b]} << (f * bits);
+          const std::uint32_t code = codes[r * kBlock + 4 * (fields * j + f) + b];
+          packed |= (code >> shift & mask) << (f * bits);
         }
         word[b] = static_cast<std::byte>(packed);
       }

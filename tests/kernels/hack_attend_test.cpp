@@ -1,115 +1,68 @@
 // Attention on codes, as a kernel: a row's result depends on that row alone, states merge, and
-// nothing finite ever makes NaN or infinity. The oracle in tests/codec checks the values.
+// nothing finite ever makes NaN or infinity. The oracle in tests/codec checks whole sequences.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <random>
-#include <string>
 #include <vector>
 
 #include "kernels/dense_kernels.h"
 #include "kernels/hack_kernels.h"
+#include "tests/kernels/hack_tile.h"
 
 namespace kvferry::kernels {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// Planes of one head with random codes and scales between 2^low and 2^high.
-struct Tile {
-  Tile(std::uint32_t dim, std::uint32_t k_bits, std::uint32_t v_bits, std::uint32_t seed,
-       int low = -6, int high = 0)
-      : k_codes(8 * dim * k_bits), v_codes(8 * dim * v_bits) {
-    std::mt19937 random(seed);
-    for (auto* codes : {&k_codes, &v_codes}) {
-      for (std::byte& b : *codes) b = static_cast<std::byte>(random());
-    }
-    for (auto* plane : {&k_scale, &k_min, &v_scale, &v_min}) {
-      const bool is_scale = plane == &k_scale || plane == &v_scale;
-      for (std::uint32_t i = 0; i < dim; ++i) {
-        const auto exponent =
-            low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
-        const float value =
-            std::ldexp(1.0f + static_cast<float>(random() % 128) / 128.0f, exponent);
-        plane->push_back(bf16_from_f32(is_scale || random() % 2 == 0 ? value : -value));
-      }
-    }
-    planes = {
-        dim,          k_bits,         v_bits,      k_codes.data(), v_codes.data(), bytes(k_scale),
-        bytes(k_min), bytes(v_scale), bytes(v_min)};
-  }
-  static const std::byte* bytes(const std::vector<std::uint16_t>& plane) {
-    return reinterpret_cast<const std::byte*>(plane.data());
-  }
-
-  std::vector<std::byte> k_codes, v_codes;
-  std::vector<std::uint16_t> k_scale, k_min, v_scale, v_min;
-  HackPlanes planes;
-};
-
-struct States {
-  States(std::uint32_t rows, std::uint32_t dim)
-      : m(rows, -kInfinity), l(rows, 0.0f), o(std::size_t{rows} * dim, 0.0f), head_dim(dim) {}
-  AttentionStates view(std::uint32_t first, std::uint32_t rows) {
-    return {m.data() + first, l.data() + first, o.data() + std::size_t{first} * head_dim, rows,
-            head_dim};
-  }
-  bool finite() const {
-    const auto all = [](const std::vector<float>& x) {
-      return std::all_of(x.begin(), x.end(), [](float v) { return std::isfinite(v); });
-    };
-    return all(m) && all(l) && all(o);
-  }
-  friend bool operator==(const States& a, const States& b) {
-    const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
-      return std::memcmp(x.data(), y.data(), 4 * x.size()) == 0;
-    };
-    return same(a.m, b.m) && same(a.l, b.l) && same(a.o, b.o);
-  }
-  std::vector<float> m, l, o;
-  std::uint32_t head_dim;
-};
-
-std::vector<float> make_queries(std::uint32_t rows, std::uint32_t dim, std::uint32_t seed,
-                                float scale = 1.0f) {
-  std::mt19937 random(seed);
-  std::vector<float> q(std::size_t{rows} * dim);
-  for (float& x : q) x = (static_cast<float>(random() % 65536) / 32768.0f - 1.0f) * scale;
-  return q;
+void attend(Isa isa, const Tile& tile, const std::vector<float>& q, States& states,
+            std::uint32_t first, std::uint32_t rows) {
+  hack_kernels(isa).attend(tile.planes, {q.data() + std::size_t{first} * states.head_dim},
+                           states.view(first, rows));
 }
 
 // Any number of rows at any place gives each row the same bits, also a row that saturates beside
 // others that do not.
 TEST(HackAttend, RowsAreIndependentBitByBit) {
-  constexpr std::uint32_t kRows = 37;
+  constexpr std::uint32_t kRows = 9;
   for (const Isa isa : available_isas()) {
-    for (const std::uint32_t dim : {64u, 128u, 256u}) {
-      for (const std::uint32_t k_bits : {2u, 4u, 8u}) {
-        for (const std::uint32_t v_bits : {2u, 4u, 8u}) {
-          const Tile first(dim, k_bits, v_bits, 1), second(dim, k_bits, v_bits, 2);
-          std::vector<float> q = make_queries(kRows, dim, 3);
-          std::fill_n(q.begin() + 9 * dim, dim, 3e38f);
-          States want(kRows, dim);
-          for (std::uint32_t r = 0; r < kRows; ++r) {
-            for (const Tile* tile : {&first, &second}) {
-              hack_kernels(isa).attend(tile->planes, {q.data() + r * dim}, want.view(r, 1));
-            }
-          }
-          for (const std::uint32_t step : {2u, 3u, 4u, 5u, 6u, 7u, 8u, 37u}) {
-            States got(kRows, dim);
-            for (const Tile* tile : {&first, &second}) {
-              for (std::uint32_t r = 0; r < kRows; r += step) {
-                hack_kernels(isa).attend(tile->planes, {q.data() + r * dim},
-                                         got.view(r, std::min(step, kRows - r)));
-              }
-            }
-            ASSERT_TRUE(got == want) << isa_name(isa) << " head_dim " << dim << " bits " << k_bits
-                                     << " " << v_bits << " rows " << step;
+    for (const TileShape& shape : all_shapes()) {
+      const Tile first(shape, 1), second(shape, 2);
+      std::vector<float> q = make_queries(kRows, shape.dim, 3);
+      std::fill_n(q.begin() + 6 * shape.dim, shape.dim, 3e38f);
+      States want(kRows, shape.dim);
+      for (const Tile* tile : {&first, &second}) {
+        for (std::uint32_t r = 0; r < kRows; ++r) attend(isa, *tile, q, want, r, 1);
+      }
+      for (const std::uint32_t step : {2u, 3u, 4u, kRows}) {
+        States got(kRows, shape.dim);
+        for (const Tile* tile : {&first, &second}) {
+          for (std::uint32_t r = 0; r < kRows; r += step) {
+            attend(isa, *tile, q, got, r, std::min(step, kRows - r));
           }
         }
+        ASSERT_TRUE(got == want) << isa_name(isa) << " " << shape << " rows " << step;
+      }
+    }
+  }
+}
+
+// Every value against exact attention in double precision; sharp and flat softmax.
+TEST(HackAttend, EveryShapeIsWithinItsBound) {
+  constexpr std::uint32_t kRows = 5;
+  for (const TileShape& shape : all_shapes()) {
+    const Tile tile(shape, 4);
+    const std::vector<float> q = make_queries(kRows, shape.dim, 5, shape.dim == 64 ? 2.0f : 0.3f);
+    std::vector<TileAnswer> want;
+    for (std::uint32_t r = 0; r < kRows; ++r) {
+      want.push_back(tile_answer(tile, q.data() + std::size_t{r} * shape.dim));
+    }
+    for (const Isa isa : available_isas()) {
+      States states(kRows, shape.dim);
+      attend(isa, tile, q, states, 0, kRows);
+      for (std::uint32_t i = 0; i < kRows * shape.dim; ++i) {
+        const std::uint32_t r = i / shape.dim, d = i % shape.dim;
+        ASSERT_NEAR(states.o[i] / states.l[r], want[r].output[d], want[r].bound[d])
+            << isa_name(isa) << " " << shape << " row " << r << " channel " << d;
       }
     }
   }
@@ -130,7 +83,7 @@ TEST(HackAttend, ReportedKernelsAreTheOnesThatRun) {
 // row's state stay. (The sanitizer build sees reads.)
 TEST(HackAttend, TouchesOnlyItsRows) {
   for (const Isa isa : available_isas()) {
-    const Tile tile(64, 2, 2, 1);
+    const Tile tile({64, 2, 2}, 1);
     const std::vector<float> q = make_queries(5, 64, 2);
     States states(5, 64);
     const States untouched = states;
@@ -149,7 +102,7 @@ TEST(HackAttend, TouchesOnlyItsRows) {
 // says.
 TEST(HackAttend, StatesMerge) {
   for (const Isa isa : available_isas()) {
-    const Tile a(128, 4, 2, 1), b(128, 2, 4, 2);
+    const Tile a({128, 4, 2}, 1), b({128, 2, 4}, 2);
     const std::vector<float> q = make_queries(3, 128, 5);
     States ab(3, 128), ba(3, 128);
     for (const Tile* tile : {&a, &b})
@@ -166,22 +119,26 @@ TEST(HackAttend, StatesMerge) {
   }
 }
 
-// Scales and minima at both ends of f32, queries too: all that comes out is finite, and the same on
-// every instruction set within f32 where the exact row path computes it.
+// Scales, minima, rows and columns at both ends of f32, queries too: all that comes out is finite.
 TEST(HackAttend, FiniteInFiniteOut) {
-  for (const Isa isa : available_isas()) {
-    for (const float query : {1e-38f, 1e-3f, 1.0f, 1e10f, 3e38f}) {
-      for (const auto& [low, high] : {std::pair{-126, -120}, {-126, 120}, {100, 119}, {0, 127}}) {
-        for (const std::uint32_t bits : {2u, 8u}) {
-          States states(5, 64);
+  const std::pair<int, int> ranges[] = {{-126, -120}, {-126, 120}, {100, 119}, {0, 127}};
+  for (const float query : {1e-38f, 1e-3f, 1.0f, 1e10f, 3e38f}) {
+    for (const auto& [low, high] : ranges) {
+      for (const auto& [factor_low, factor_high] : ranges) {
+        for (const std::uint32_t bits : {2u, 7u, 8u}) {
+          const bool factors = bits == 7;
+          const TileShape shape{
+              64,      bits, bits, factors ? 32u : 64u, factors ? 32u : 64u, factors,
+              factors, low,  high, factor_low,          factor_high};
           const std::vector<float> q = make_queries(5, 64, 7, query);
-          for (std::uint32_t seed = 0; seed < 6; ++seed) {
-            const Tile tile(64, bits, bits, seed, low, high);
-            hack_kernels(isa).attend(tile.planes, {q.data()}, states.view(0, 5));
+          for (const Isa isa : available_isas()) {
+            States states(5, 64);
+            for (std::uint32_t seed = 0; seed < 4; ++seed) {
+              attend(isa, Tile(shape, seed), q, states, 0, 5);
+            }
+            ASSERT_TRUE(states.finite()) << isa_name(isa) << " query " << query << " " << shape;
+            ASSERT_GE(*std::min_element(states.l.begin(), states.l.end()), 0.5f);
           }
-          ASSERT_TRUE(states.finite()) << isa_name(isa) << " query " << query << " scales 2^" << low
-                                       << " to 2^" << high << " bits " << bits;
-          ASSERT_GE(*std::min_element(states.l.begin(), states.l.end()), 0.5f);
         }
       }
     }
@@ -191,7 +148,7 @@ TEST(HackAttend, FiniteInFiniteOut) {
 // A score far beyond f32: the softmax is that of the exact scores.
 TEST(HackAttend, HugeScoresChooseTheRightToken) {
   for (const Isa isa : available_isas()) {
-    Tile tile(64, 8, 8, 4);
+    Tile tile({64, 8, 8}, 4);
     std::fill(tile.k_scale.begin(), tile.k_scale.end(), bf16_from_f32(1e30f));
     std::fill(tile.k_min.begin(), tile.k_min.end(), bf16_from_f32(-1e32f));
     const std::vector<float> q = make_queries(4, 64, 9, 1e20f);
@@ -218,19 +175,28 @@ TEST(HackAttend, HugeScoresChooseTheRightToken) {
   }
 }
 
-// One rounding: the same as fma in double, cut to f32.
+// Without rows and columns one rounding: the same as fma in double, cut to f32.
 TEST(HackAttend, ReconstructRoundsOnce) {
-  const Tile tile(128, 4, 2, 6, -20, 20);
-  std::vector<float> k(64 * 128), v(64 * 128);
-  hack_reconstruct(tile.planes, k.data(), v.data());
-  for (std::size_t t = 0; t < 64; ++t) {
-    for (std::size_t d = 0; d < 128; ++d) {
-      const std::size_t word = d / 8, field = d / 4 % 2, b = d % 4;
-      const unsigned code =
-          std::to_integer<unsigned>(tile.k_codes[4 * (word * 64 + t) + b]) >> (4 * field) & 15u;
-      const float want = static_cast<float>(double{f32_from_bf16(tile.k_scale[d])} * code +
-                                            f32_from_bf16(tile.k_min[d]));
-      ASSERT_EQ(k[t * 128 + d], want);
+  for (TileShape shape : all_shapes()) {
+    shape.low = -20;
+    shape.high = 20;
+    const Tile tile(shape, 6);
+    std::vector<float> k(64 * shape.dim), v(64 * shape.dim);
+    hack_reconstruct(tile.planes, k.data(), v.data());
+    for (std::size_t i = 0; i < k.size(); ++i) {
+      const std::size_t t = i / shape.dim, d = i % shape.dim;
+      const double want_k = tile.k_scale_of(t, d) * tile.k_code(t, d) + tile.k_min_of(t, d);
+      const double want_v = tile.v_scale_of(t, d) * tile.v_code(t, d) + tile.v_min_of(t, d);
+      if (shape.has_row) {
+        ASSERT_FLOAT_EQ(k[i], static_cast<float>(want_k)) << shape;
+      } else {
+        ASSERT_EQ(k[i], static_cast<float>(want_k)) << shape;
+      }
+      if (shape.has_column) {
+        ASSERT_FLOAT_EQ(v[i], static_cast<float>(want_v)) << shape;
+      } else {
+        ASSERT_EQ(v[i], static_cast<float>(want_v)) << shape;
+      }
     }
   }
 }
@@ -242,14 +208,15 @@ TEST(HackAttend, ScoresAreAddedTo) {
   std::vector<float> add(kRows * 64, -1e5f);
   for (std::uint32_t r = 0; r < kRows; ++r) add[r * 64 + token_of(r)] = 1e5f;
   for (const Isa isa : available_isas()) {
-    for (const int exponent : {0, 119}) {
-      const Tile tile(kDim, 4, 4, 5, exponent, exponent);
+    for (const auto& [exponent, factors] :
+         {std::pair{0, false}, {0, true}, {119, false}, {119, true}}) {
+      const Tile tile({kDim, 4, 4, 64, 64, factors, factors, exponent, exponent}, 5);
       std::vector<float> k(64 * kDim), v(64 * kDim), q(kRows * kDim, 0.0f);
       hack_reconstruct(tile.planes, k.data(), v.data());
       if (exponent == 0) q = make_queries(kRows, kDim, 3);
       States states(kRows, kDim);
       hack_kernels(isa).attend(tile.planes, {q.data(), add.data()}, states.view(0, kRows));
-      const float largest = std::ldexp(64.0f, exponent);
+      const float largest = std::ldexp(256.0f, exponent);
       for (std::uint32_t r = 0; r < kRows; ++r) {
         for (std::uint32_t d = 0; d < kDim; ++d) {
           ASSERT_NEAR(states.o[r * kDim + d] / largest, v[token_of(r) * kDim + d] / largest, 1e-3)

@@ -85,7 +85,7 @@ Encoded encode(Isa isa, const std::vector<std::uint16_t>& block, bool transposed
   table.quantize_block(out.values.data(), bits, range, out.codes.data(), out.scale.data(),
                        out.min.data());
   out.packed.assign(4 * (lanes * 2 * bits), std::byte{0xee});
-  table.pack_block(out.codes.data(), bits, lanes, out.packed.data());
+  table.pack_block(out.codes.data(), 0, bits, lanes, out.packed.data());
   return out;
 }
 
@@ -199,24 +199,29 @@ TEST(HackEncode, TiesGoToTheEvenCode) {
 
 TEST(HackEncode, PackingIsAsDocumented) {
   std::mt19937 random(1);
+  std::vector<std::uint8_t> codes(kValues);
+  for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random());
+  const std::size_t lanes = 128;
   for (const Isa isa : available_isas()) {
-    for (const std::uint32_t bits : kAllBits) {
-      std::vector<std::uint8_t> codes(kValues);
-      for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random() % (1u << bits));
-      const std::size_t lanes = 128;
-      std::vector<std::byte> packed(4 * lanes * 2 * bits, std::byte{0xee});
-      hack_encode_kernels(isa).pack_block(codes.data(), bits, lanes, packed.data());
-      const std::uint32_t fields = 8 / bits;
-      for (std::size_t i = 0; i < packed.size(); ++i) {
-        const std::size_t lane = i / 4 % lanes, word = i / 4 / lanes, b = i % 4;
-        unsigned want = 0xee;  // lanes of other blocks are left alone
-        if (lane < 64) {
-          want = 0;
-          for (std::uint32_t f = 0; f < fields; ++f) {
-            want |= unsigned{codes[lane * 64 + 4 * (fields * word + f) + b]} << (f * bits);
+    for (const std::uint32_t bits : {1u, 2u, 4u, 8u}) {
+      for (std::uint32_t shift = 0; shift + bits <= 8; ++shift) {
+        std::vector<std::byte> packed(4 * lanes * 2 * bits, std::byte{0xee});
+        hack_encode_kernels(isa).pack_block(codes.data(), shift, bits, lanes, packed.data());
+        const std::uint32_t fields = 8 / bits;
+        const unsigned mask = (1u << bits) - 1u;
+        for (std::size_t i = 0; i < packed.size(); ++i) {
+          const std::size_t lane = i / 4 % lanes, word = i / 4 / lanes, b = i % 4;
+          unsigned want = 0xee;  // lanes of other blocks are left alone
+          if (lane < 64) {
+            want = 0;
+            for (std::uint32_t f = 0; f < fields; ++f) {
+              const unsigned code = codes[lane * 64 + 4 * (fields * word + f) + b];
+              want |= (code >> shift & mask) << (f * bits);
+            }
           }
+          ASSERT_EQ(std::to_integer<unsigned>(packed[i]), want)
+              << isa_name(isa) << " bits " << bits << " shift " << shift << " byte " << i;
         }
-        ASSERT_EQ(std::to_integer<unsigned>(packed[i]), want) << "byte " << i;
       }
     }
   }
