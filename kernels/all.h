@@ -7,3 +7,4 @@
 #include "kernels/hack_encode_kernels.h"
 #include "kernels/hack_kernels.h"
 #include "kernels/isa.h"
+#include "kernels/paper_kernels.h"

@@ -1,0 +1,408 @@
+// Kernels of the published layout: the four terms of the homomorphic product against double
+// precision, equal bytes on every instruction set, row determinism, and nothing finite that makes
+// NaN or infinity. tests/golden/paper has what an independent program says.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/dense_kernels.h"
+#include "kernels/paper_kernels.h"
+#include "tests/kernels/hack_tile.h"
+
+namespace kvferry::kernels {
+namespace {
+
+struct Shape {
+  std::uint32_t head_dim, partition, k_bits, v_bits;
+  std::uint32_t tokens = 0;  // 0: the whole tile
+  bool sums = true;
+};
+
+std::string describe(const Shape& s, Isa isa) {
+  return std::string(isa_name(isa)) + " head_dim " + std::to_string(s.head_dim) + " partition " +
+         std::to_string(s.partition) + " bits " + std::to_string(s.k_bits) + " " +
+         std::to_string(s.v_bits) + " tokens " + std::to_string(s.tokens);
+}
+
+// Random codes, packed as the header says, with scales between 2^low and 2^high.
+class PaperTile {
+ public:
+  explicit PaperTile(const Shape& shape, std::uint32_t seed, int low = -6, int high = 0)
+      : shape_(shape), random_(seed) {
+    planes_.head_dim = shape.head_dim;
+    planes_.partition = shape.partition;
+    planes_.k_bits = shape.k_bits;
+    planes_.v_bits = shape.v_bits;
+    tile_ = planes_.tile_tokens();
+    planes_.tokens = shape.tokens == 0 ? tile_ : shape.tokens;
+    make_codes();
+    k_scale_ = metadata(tile_ * shape.head_dim / shape.partition, true, low, high);
+    k_min_ = metadata(k_scale_.size(), false, low, high);
+    v_scale_ = metadata(tile_ * shape.head_dim / shape.partition, true, low, high);
+    v_min_ = metadata(v_scale_.size(), false, low, high);
+    point();
+  }
+
+  const PaperPlanes& planes() const { return planes_; }
+
+ private:
+  std::vector<std::uint16_t> metadata(std::size_t n, bool positive, int low, int high) {
+    std::vector<std::uint16_t> plane;
+    for (std::size_t i = 0; i < n; ++i) {
+      const auto exponent =
+          low + static_cast<int>(random_() % static_cast<unsigned>(high - low + 1));
+      const float value = std::ldexp(1.0f + static_cast<float>(random_() % 128) / 128.0f, exponent);
+      plane.push_back(bf16_from_f32(positive || random_() % 2 == 0 ? value : -value));
+    }
+    return plane;
+  }
+
+  void make_codes() {
+    const std::uint32_t dim = shape_.head_dim;
+    k_codes_.assign(std::size_t{tile_} * dim * shape_.k_bits / 8, std::byte{0});
+    v_codes_.assign(std::size_t{tile_} * dim * shape_.v_bits / 8, std::byte{0});
+    std::vector<std::uint32_t> k_sums(std::size_t{tile_} * dim / shape_.partition, 0);
+    std::vector<std::uint32_t> v_sums(k_sums.size(), 0);
+    for (std::uint32_t t = 0; t < tile_; ++t) {
+      for (std::uint32_t d = 0; d < dim; ++d) {
+        const std::uint32_t k = random_() % (1u << shape_.k_bits);
+        const std::uint32_t v = t < planes_.tokens ? random_() % (1u << shape_.v_bits) : 0;
+        const std::size_t block = std::size_t{t} / 64 * 8 * dim;
+        put(k_codes_.data() + block * shape_.k_bits, shape_.k_bits, d, t % 64, dim, 64, k);
+        put(v_codes_.data() + block * shape_.v_bits, shape_.v_bits, t % 64, d, 64, dim, v);
+        k_sums[d / shape_.partition * tile_ + t] += k;
+        v_sums[t / shape_.partition * dim + d] += v;
+      }
+    }
+    k_sums_ = stored(k_sums, shape_.k_bits);
+    v_sums_ = stored(v_sums, shape_.v_bits);
+  }
+
+  // Sub-planes of 8, 4, 2 and 1 bits, the larger with the lower bits.
+  static void put(std::byte* packed, std::uint32_t bits, std::uint32_t along, std::uint32_t lane,
+                  std::uint32_t count, std::uint32_t lanes, std::uint32_t code) {
+    for (const std::uint32_t width : {8u, 4u, 2u, 1u}) {
+      if ((bits & width) == 0) continue;
+      const std::uint32_t fields = 8 / width;
+      const std::uint32_t row = along / (4 * fields);
+      std::byte& at = packed[4 * (std::size_t{row} * lanes + lane) + along % 4];
+      at |= static_cast<std::byte>((code & ((1u << width) - 1)) << (along / 4 % fields * width));
+      code >>= width;
+      packed += std::size_t{count} * lanes * width / 8;
+    }
+  }
+
+  std::vector<std::byte> stored(const std::vector<std::uint32_t>& sums, std::uint32_t bits) const {
+    const std::size_t bytes = paper_sum_bytes(shape_.partition, bits);
+    std::vector<std::byte> out(sums.size() * bytes);
+    for (std::size_t i = 0; i < sums.size(); ++i) std::memcpy(&out[i * bytes], &sums[i], bytes);
+    return out;
+  }
+
+  void point() {
+    const auto bytes = [](const std::vector<std::uint16_t>& plane) {
+      return reinterpret_cast<const std::byte*>(plane.data());
+    };
+    planes_.k_codes = k_codes_.data();
+    planes_.v_codes = v_codes_.data();
+    planes_.k_scale = bytes(k_scale_);
+    planes_.k_min = bytes(k_min_);
+    planes_.v_scale = bytes(v_scale_);
+    planes_.v_min = bytes(v_min_);
+    if (!shape_.sums) return;
+    planes_.k_sums = k_sums_.data();
+    planes_.v_sums = v_sums_.data();
+  }
+
+  Shape shape_;
+  std::mt19937 random_;
+  std::uint32_t tile_ = 0;
+  std::vector<std::byte> k_codes_, v_codes_, k_sums_, v_sums_;
+  std::vector<std::uint16_t> k_scale_, k_min_, v_scale_, v_min_;
+  PaperPlanes planes_;
+};
+
+// Every width, partition and head_dim, every length of the tile that matters, with and without
+// sums.
+std::vector<Shape> shapes() {
+  std::vector<Shape> all;
+  for (std::uint32_t bits = 1; bits <= 8; ++bits) {
+    all.push_back({64, 64, bits, 9 - bits});
+    all.push_back({128, 32, bits, bits, 0, bits % 2 == 0});
+    all.push_back({128, 128, bits, 9 - bits, 0, bits % 2 == 1});
+    all.push_back({256, 64, bits, bits, 37 + bits});
+  }
+  for (const std::uint32_t tokens : {1u, 31u, 32u, 33u, 63u, 64u}) {
+    all.push_back({64, 32, 2, 2, tokens});
+    all.push_back({128, 64, 4, 8, tokens, false});
+  }
+  for (const std::uint32_t tokens : {1u, 64u, 65u, 100u, 127u}) {
+    all.push_back({128, 128, 2, 8, tokens});
+  }
+  return all;
+}
+
+// n values as step * code + min, by the rule of docs/codecs.md.
+std::vector<double> rounded(const float* x, std::size_t n, double* half_step) {
+  const float lowest = *std::min_element(x, x + n);
+  const float range = *std::max_element(x, x + n) - lowest;
+  std::vector<double> values(n, lowest);
+  *half_step = range / 510.0;
+  if (range == 0.0f) return values;
+  const float inv = 255.0f / range;
+  const float step = range / 255.0f;
+  for (std::size_t i = 0; i < n; ++i) {
+    values[i] = double{step} * std::nearbyint((x[i] - lowest) * inv) + double{lowest};
+  }
+  return values;
+}
+
+// The scores are the products of the rounded queries with what the codes mean, and the outputs
+// those of weights that are each at most half a step away.
+TEST(PaperAttend, EqualsExactArithmeticOnRoundedOperands) {
+  for (const Isa isa : available_isas()) {
+    for (const Shape& shape : shapes()) {
+      SCOPED_TRACE(describe(shape, isa));
+      const PaperTile tile(shape, 7);
+      const PaperPlanes& p = tile.planes();
+      constexpr std::uint32_t kRows = 3;
+      const std::vector<float> q = make_queries(kRows, p.head_dim, 5, 0.3f);
+      std::vector<float> k(std::size_t{p.tokens} * p.head_dim), v(k.size());
+      paper_reconstruct(p, k.data(), v.data());
+      std::vector<float> scores(kRows * p.tile_tokens());
+      paper_kernels(isa).scores(p, q.data(), kRows, scores.data());
+      States states(kRows, p.head_dim);
+      paper_kernels(isa).attend(p, {q.data()}, states.view(0, kRows));
+      for (std::uint32_t r = 0; r < kRows; ++r) {
+        std::vector<double> exact(p.tokens, 0.0), magnitude(p.tokens, 0.0);
+        for (std::uint32_t d = 0; d < p.head_dim; d += p.partition) {
+          double half_step = 0.0;
+          const auto q_rounded = rounded(&q[r * p.head_dim + d], p.partition, &half_step);
+          for (std::uint32_t t = 0; t < p.tokens; ++t) {
+            for (std::uint32_t i = 0; i < p.partition; ++i) {
+              exact[t] += q_rounded[i] * k[t * p.head_dim + d + i];
+              magnitude[t] += std::fabs(k[t * p.head_dim + d + i]);
+            }
+          }
+        }
+        const float* got = &scores[r * p.tile_tokens()];
+        for (std::uint32_t t = 0; t < p.tokens; ++t) {
+          ASSERT_NEAR(got[t], exact[t], 2e-6 * magnitude[t]) << "row " << r << " token " << t;
+        }
+        const float m = *std::max_element(got, got + p.tokens);
+        EXPECT_EQ(states.m[r], m);
+        std::vector<float> weights(p.tokens);
+        double sum = 0.0;
+        for (std::uint32_t t = 0; t < p.tokens; ++t) {
+          weights[t] = std::exp(got[t] - m);
+          sum += weights[t];
+        }
+        EXPECT_NEAR(states.l[r], sum, 1e-5 * sum);
+        for (std::uint32_t d = 0; d < p.head_dim; ++d) {
+          double want = 0.0, bound = 0.0;
+          for (std::uint32_t first = 0; first < p.tokens; first += p.partition) {
+            const std::uint32_t n = std::min(p.partition, p.tokens - first);
+            double half_step = 0.0;
+            static_cast<void>(rounded(&weights[first], n, &half_step));
+            for (std::uint32_t t = first; t < first + n; ++t) {
+              const double value = v[t * p.head_dim + d];
+              want += weights[t] * value;
+              bound += (half_step + 4e-6) * (std::fabs(value) + 1e-3);
+            }
+          }
+          ASSERT_NEAR(states.o[r * p.head_dim + d], want, bound) << "row " << r << " " << d;
+        }
+      }
+    }
+  }
+}
+
+// Any number of rows at any place gives each row the same bits, also beside rows that saturate.
+TEST(PaperAttend, RowsAreIndependentBitByBit) {
+  constexpr std::uint32_t kRows = 13;
+  for (const Isa isa : available_isas()) {
+    for (const Shape& shape : shapes()) {
+      const PaperTile first(shape, 1), second(shape, 2);
+      const std::uint32_t dim = shape.head_dim;
+      std::vector<float> q = make_queries(kRows, dim, 3);
+      for (std::uint32_t d = 0; d < dim; ++d) q[9 * dim + d] = d % 2 == 0 ? 3e38f : -3e38f;
+      States want(kRows, dim);
+      for (std::uint32_t r = 0; r < kRows; ++r) {
+        for (const PaperTile* tile : {&first, &second}) {
+          paper_kernels(isa).attend(tile->planes(), {q.data() + r * dim}, want.view(r, 1));
+        }
+      }
+      for (const std::uint32_t step : {2u, 3u, 4u, 5u, 7u, 13u}) {
+        States got(kRows, dim);
+        for (const PaperTile* tile : {&first, &second}) {
+          for (std::uint32_t r = 0; r < kRows; r += step) {
+            paper_kernels(isa).attend(tile->planes(), {q.data() + r * dim},
+                                      got.view(r, std::min(step, kRows - r)));
+          }
+        }
+        ASSERT_TRUE(got == want) << describe(shape, isa) << " rows " << step;
+      }
+    }
+  }
+}
+
+// Stored sums and counted ones give the same bits.
+TEST(PaperAttend, SumsMayBeCounted) {
+  for (const Isa isa : available_isas()) {
+    for (Shape shape : shapes()) {
+      shape.sums = true;
+      const PaperTile tile(shape, 4);
+      PaperPlanes counted = tile.planes();
+      counted.k_sums = counted.v_sums = nullptr;
+      const std::vector<float> q = make_queries(2, shape.head_dim, 8);
+      States a(2, shape.head_dim), b(2, shape.head_dim);
+      paper_kernels(isa).attend(tile.planes(), {q.data()}, a.view(0, 2));
+      paper_kernels(isa).attend(counted, {q.data()}, b.view(0, 2));
+      ASSERT_TRUE(a == b) << describe(shape, isa);
+    }
+  }
+}
+
+// Tokens behind the visible ones do not matter, whatever their scales and codes of K.
+TEST(PaperAttend, SeesOnlyItsTokens) {
+  for (const Isa isa : available_isas()) {
+    for (const std::uint32_t tokens : {1u, 20u, 32u, 50u}) {
+      const PaperTile tile({64, 32, 2, 2, tokens}, 4);
+      std::vector<std::byte> huge(4 * 64 * 2);
+      std::memcpy(huge.data(), tile.planes().k_scale, 2 * 64 * 2);
+      PaperPlanes changed = tile.planes();
+      auto* scales = reinterpret_cast<std::uint16_t*>(huge.data());
+      for (std::uint32_t t = tokens; t < 64; ++t) scales[t] = scales[64 + t] = 0x7f7f;
+      changed.k_scale = huge.data();
+      const std::vector<float> q = make_queries(2, 64, 8);
+      States a(2, 64), b(2, 64);
+      paper_kernels(isa).attend(tile.planes(), {q.data()}, a.view(0, 2));
+      paper_kernels(isa).attend(changed, {q.data()}, b.view(0, 2));
+      ASSERT_TRUE(a == b) << isa_name(isa) << " tokens " << tokens;
+    }
+  }
+}
+
+// Scales, minima and queries at both ends of f32: all that comes out is finite.
+TEST(PaperAttend, FiniteInFiniteOut) {
+  for (const Isa isa : available_isas()) {
+    for (const float query : {1e-38f, 1e-3f, 1.0f, 1e10f, 3e38f}) {
+      for (const auto& [low, high] : {std::pair{-126, -120}, {-126, 120}, {100, 119}, {0, 127}}) {
+        for (const Shape& shape : {Shape{64, 64, 2, 2}, Shape{128, 128, 8, 8, 99}}) {
+          States states(5, shape.head_dim);
+          const std::vector<float> q = make_queries(5, shape.head_dim, 7, query);
+          for (std::uint32_t seed = 0; seed < 4; ++seed) {
+            const PaperTile tile(shape, seed, low, high);
+            paper_kernels(isa).attend(tile.planes(), {q.data()}, states.view(0, 5));
+          }
+          ASSERT_TRUE(states.finite()) << describe(shape, isa) << " query " << query << " scales 2^"
+                                       << low << " to 2^" << high;
+          ASSERT_GE(*std::min_element(states.l.begin(), states.l.end()), 0.5f);
+        }
+      }
+    }
+  }
+}
+
+// What is added to the scores decides here which token is attended to; where V is huge, in double.
+TEST(PaperAttend, ScoresAreAddedTo) {
+  constexpr std::uint32_t kDim = 128, kRows = 7;
+  for (const Isa isa : available_isas()) {
+    for (const std::uint32_t partition : {64u, 128u}) {
+      const auto token_of = [&](std::uint32_t row) { return (row * 31 + 3) % partition; };
+      std::vector<float> add(kRows * partition, -1e5f);
+      for (std::uint32_t r = 0; r < kRows; ++r) {
+        add[(token_of(r) / 64 * kRows + r) * 64 + token_of(r) % 64] = 1e5f;
+      }
+      for (const int exponent : {0, 119}) {
+        const PaperTile tile({kDim, partition, 4, 4}, 5, exponent, exponent);
+        std::vector<float> k(partition * kDim), v(k.size()), q(kRows * kDim, 0.0f);
+        paper_reconstruct(tile.planes(), k.data(), v.data());
+        if (exponent == 0) q = make_queries(kRows, kDim, 3);
+        States states(kRows, kDim);
+        paper_kernels(isa).attend(tile.planes(), {q.data(), add.data()}, states.view(0, kRows));
+        const float largest = std::ldexp(64.0f, exponent);
+        for (std::uint32_t r = 0; r < kRows; ++r) {
+          for (std::uint32_t d = 0; d < kDim; ++d) {
+            ASSERT_NEAR(states.o[r * kDim + d] / largest, v[token_of(r) * kDim + d] / largest, 1e-3)
+                << r << " " << d << " 2^" << exponent;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PaperEncode, SumsAreThoseOfTheColumns) {
+  for (const Isa isa : available_isas()) {
+    std::mt19937 random(3);
+    std::vector<std::uint8_t> codes(128 * 64);
+    for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random() % 256);
+    std::fill_n(codes.begin(), 64, std::uint8_t{255});
+    for (const std::uint32_t rows : {32u, 64u, 128u}) {
+      std::vector<std::uint16_t> sums(64);
+      paper_kernels(isa).sum_codes(codes.data(), rows, sums.data());
+      for (std::uint32_t c = 0; c < 64; ++c) {
+        std::uint32_t want = 0;
+        for (std::uint32_t r = 0; r < rows; ++r) want += codes[r * 64 + c];
+        ASSERT_EQ(sums[c], want);
+      }
+    }
+  }
+}
+
+// Equal codes everywhere; each value becomes one of the two codes beside it, on average itself, and
+// a value that is a code stays one.
+TEST(PaperEncode, StochasticRoundingIsUnbiasedAndTheSameEverywhere) {
+  constexpr std::uint32_t kRows = 64;
+  std::vector<float> x(kRows * 64);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const std::size_t column = i % 64;
+    x[i] = column == 5 ? static_cast<float>(i / 64 % 4) : static_cast<float>(column) * 3.0f / 64;
+  }
+  const std::vector<std::uint16_t> scale(64, bf16_from_f32(1.0f)), min(64, bf16_from_f32(0.0f));
+  std::vector<double> mean(64, 0.0);
+  constexpr int kDraws = 64;
+  for (int draw = 0; draw < kDraws; ++draw) {
+    const PaperRandom random{0x123456789abcdefull * static_cast<unsigned>(draw), 7u << 8, 1, 256};
+    std::vector<std::uint8_t> want(x.size());
+    paper_kernels(Isa::kScalar)
+        .round_stochastic(x.data(), kRows, 2, scale.data(), min.data(), random, want.data());
+    for (const Isa isa : available_isas()) {
+      std::vector<std::uint8_t> got(x.size());
+      paper_kernels(isa).round_stochastic(x.data(), kRows, 2, scale.data(), min.data(), random,
+                                          got.data());
+      ASSERT_EQ(got, want) << isa_name(isa);
+    }
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      ASSERT_LT(std::fabs(want[i] - x[i]), 1.0f);
+      if (i % 64 == 5) {
+        ASSERT_EQ(want[i], x[i]);
+      }
+      mean[i % 64] += want[i] / static_cast<double>(kDraws * kRows);
+    }
+  }
+  for (std::size_t c = 0; c < 64; ++c) {
+    if (c == 5) continue;
+    // Five deviations of the mean of 4,096 draws of deviation at most 1/2.
+    EXPECT_NEAR(mean[c], static_cast<double>(c) * 3.0 / 64, 5.0 * 0.5 / 64) << "column " << c;
+  }
+}
+
+TEST(PaperKernelTable, ReportedKernelsAreTheOnesThatRun) {
+  for (const Isa isa : available_isas()) {
+    const Isa reported = paper_kernels_isa(isa);
+    EXPECT_EQ(&paper_kernels(isa), &paper_kernels(reported));
+    EXPECT_EQ(paper_kernels_isa(reported), reported);
+  }
+  EXPECT_NE(paper_kernels(Isa::kAvx512).attend, paper_kernels(Isa::kScalar).attend);
+}
+
+}  // namespace
+}  // namespace kvferry::kernels
