@@ -8,3 +8,4 @@
 #include "kernels/hack_kernels.h"
 #include "kernels/isa.h"
 #include "kernels/paper_kernels.h"
+#include "kernels/rans_kernels.h"
