@@ -13,7 +13,6 @@
 #include "bench/kv_data.h"
 #include "bench/machine.h"
 #include "bench/oracle.h"
-#include "kernels/hack_kernels.h"
 #include "model/attention.h"
 
 namespace kvferry::bench {
@@ -205,7 +204,6 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
   report.codec = subject->spec();
   report.cpu = cpu_name();
   report.isa = kernels::isa_name(kernels::active_isa());
-  report.codec_isa = kernels::isa_name(kernels::hack_kernels_isa(kernels::active_isa()));
   report.tokens = options.tokens;
   report.kv_heads = options.kv_heads;
   report.head_dim = options.head_dim;
@@ -241,7 +239,6 @@ boost::json::object to_json(const AttentionBenchReport& r) {
           {"codec", r.codec},
           {"cpu", r.cpu},
           {"isa", r.isa},
-          {"codec_isa", r.codec_isa},
           {"tokens", r.tokens},
           {"kv_heads", r.kv_heads},
           {"head_dim", r.head_dim},

@@ -31,7 +31,7 @@ struct AttentionBenchOptions {
 };
 
 struct AttentionBenchReport {
-  std::string codec, cpu, isa, codec_isa;
+  std::string codec, cpu, isa;
   std::uint32_t tokens = 0, kv_heads = 0, head_dim = 0, group = 0, queries = 0;
   int threads = 0, runs = 0;
   std::size_t working_set_bytes = 0;

@@ -15,7 +15,6 @@
 #include "base/memory_limits.h"
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
-#include "kernels/hack_kernels.h"
 #include "kernels/isa.h"
 #include "transport/ucx_transport.h"
 
@@ -41,7 +40,6 @@ void print_cpu() {
   const kernels::Isa isa = kernels::active_isa();
   line("kernels",
        fmt::format("{}{}", kernels::isa_name(isa), std::getenv("KVFERRY_ISA") ? " (forced)" : ""));
-  line("codec kernels", std::string(kernels::isa_name(kernels::hack_kernels_isa(isa))));
   if (!kernels::cpu_has(kernels::Isa::kAvx512)) {
     advice("without AVX-512 (VNNI, BF16) attention on codes is slower, and compute is f32");
   }

@@ -24,7 +24,6 @@
 #include "cluster/admin_http.h"
 #include "cluster/messages.h"
 #include "codec/codec_set.h"
-#include "kernels/hack_kernels.h"
 #include "kernels/isa.h"
 #include "model/model.h"
 #include "transport/transfer_hub.h"
@@ -127,8 +126,6 @@ Status Worker::start_transport() {
       .gauge("kvferry_build_info", "Always 1; the labels say what this process runs on.",
              {{"role", role_ == proto::ROLE_PREFILL ? "prefill" : "decode"},
               {"kernels", std::string(kernels::isa_name(kernels::active_isa()))},
-              {"codec_kernels",
-               std::string(kernels::isa_name(kernels::hack_kernels_isa(kernels::active_isa())))},
               {"model", model_->config().name},
               {"numerics_class", fmt::format("{:016x}", model_->numerics_class())}})
       .set(1);

@@ -76,12 +76,9 @@ struct HackKernels {
   void (*attend)(const HackPlanes& planes, const Queries& queries, AttentionStates states);
 };
 
+// The table of one instruction set, and the active one.
 const HackKernels& hack_kernels(Isa isa);
 const HackKernels& hack_kernels();
-
-// The instruction set whose functions hack_kernels(isa) really holds: there are none for AVX2,
-// which runs the scalar ones. For reports of what ran.
-Isa hack_kernels_isa(Isa isa);
 
 // What the codes mean: k, v [64][head_dim] f32, each one rounding of scale * code + minimum, and
 // one more where a row or column multiplies it; saturated to the largest finite f32. Not fast: for

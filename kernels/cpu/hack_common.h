@@ -1,5 +1,5 @@
-// What the scalar and the AVX-512 kernels of hack share. Plain data and declarations only: a header
-// that a file compiled for AVX-512 includes must not define functions the linker could pick for
+// What the attention kernels of hack share. Plain data and declarations only: a header that a file
+// compiled for AVX2 or AVX-512 includes must not define functions the linker could pick for
 // everybody.
 #pragma once
 
@@ -38,6 +38,7 @@ inline Queries skip_rows(const Queries& queries, std::size_t rows, std::size_t h
 }
 
 extern const HackKernels kHackScalar;
+extern const HackKernels kHackAvx2;
 extern const HackKernels kHackAvx512;
 
 }  // namespace kvferry::kernels

@@ -2,12 +2,16 @@
 
 namespace kvferry::kernels {
 
-// AVX2 runs the scalar functions: without VNNI its integer dots need pairwise sums that saturate,
-// and no worker that matters for speed lacks AVX-512.
-Isa hack_kernels_isa(Isa isa) { return isa == Isa::kAvx512 ? Isa::kAvx512 : Isa::kScalar; }
-
 const HackKernels& hack_kernels(Isa isa) {
-  return hack_kernels_isa(isa) == Isa::kAvx512 ? kHackAvx512 : kHackScalar;
+  switch (isa) {
+    case Isa::kAvx512:
+      return kHackAvx512;
+    case Isa::kAvx2:
+      return kHackAvx2;
+    case Isa::kScalar:
+      break;
+  }
+  return kHackScalar;
 }
 
 const HackKernels& hack_kernels() { return hack_kernels(active_isa()); }
