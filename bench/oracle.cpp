@@ -32,14 +32,18 @@ double bf16_at(const std::byte* plane, std::size_t index) {
 }
 
 // The code at place `along` of the packed axis, in lane `lane` of `lanes`.
-double code_at(const std::byte* codes, std::uint32_t bits, std::uint32_t lanes, std::uint32_t along,
-               std::uint32_t lane) {
-  const std::uint32_t fields = 8 / bits;
-  const std::uint32_t word = along / (4 * fields);
-  const std::uint32_t field = along % (4 * fields) / 4;
-  const auto byte =
-      std::to_integer<std::uint32_t>(codes[(std::size_t{word} * lanes + lane) * 4 + along % 4]);
-  return (byte >> (field * bits)) & ((1u << bits) - 1);
+double code_at(const std::byte* plane, std::size_t dim, std::uint32_t bits, std::uint32_t lanes,
+               std::uint32_t along, std::uint32_t lane) {
+  std::uint32_t code = 0, shift = 0;
+  for (const std::uint32_t sub : {8u, 4u, 2u, 1u}) {  // the sub-planes are the binary digits
+    if ((bits & sub) == 0) continue;
+    const std::uint32_t fields = 8 / sub;
+    const std::size_t word = along / (4 * fields) * std::size_t{lanes} + lane;
+    const auto byte = std::to_integer<std::uint32_t>(plane[8 * dim * shift + 4 * word + along % 4]);
+    code |= ((byte >> (along / 4 % fields * sub)) & ((1u << sub) - 1)) << shift;
+    shift += sub;
+  }
+  return code;
 }
 
 void decode_codes(const std::byte* part, const SegmentHeader& header, std::size_t first,
@@ -54,8 +58,8 @@ void decode_codes(const std::byte* part, const SegmentHeader& header, std::size_
     for (std::uint32_t d = 0; d < dim; ++d) {
       const std::size_t at = (first + t) * dim + d;
       const std::size_t group = d / 64 * 64 + t;
-      out.k_code[at] = code_at(part, header.k_bits, kTileTokens, d, t);
-      out.v_code[at] = code_at(v_codes, header.v_bits, out.head_dim, t, d);
+      out.k_code[at] = code_at(part, dim, header.k_bits, kTileTokens, d, t);
+      out.v_code[at] = code_at(v_codes, dim, header.v_bits, out.head_dim, t, d);
       out.k_scale[at] = bf16_at(k_scale, d);
       out.v_scale[at] = bf16_at(v_scale, group);
       out.k[at] = out.k_scale[at] * out.k_code[at] + bf16_at(k_min, d);

@@ -32,7 +32,7 @@ const std::vector<StageEntry>& list_stages() {
       {"raw", "raw", "KV as bf16", make_raw_stage},
       {"hadamard", "hadamard", "Walsh-Hadamard transform of Q, K and V along head_dim",
        make_hadamard_stage},
-      {"hack", "hack(k=2|4|8,v=2|4|8[,range=minmax|search][,first_bits=8])",
+      {"hack", "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,first_bits=8])",
        "integer codes that attention works on as they are", make_hack_stage},
   };
   return stages;

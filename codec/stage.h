@@ -71,7 +71,7 @@ struct Stage {
 
 struct StageEntry {
   std::string_view name;
-  std::string_view usage;    // "hack(k=2|4|8,v=2|4|8[,range=minmax|search][,first_bits=8])"
+  std::string_view usage;    // "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,first_bits=8])"
   std::string_view summary;  // one line
   Result<Stage> (*make)(const SpecStage& spec);
 };

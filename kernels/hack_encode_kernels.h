@@ -14,27 +14,38 @@
 
 namespace kvferry::kernels {
 
+// How the range of a column (its scale and minimum) is chosen.
 enum class HackRange : std::uint8_t {
-  kMinMax,  // the column's minimum and maximum: nothing is clipped
-  kSearch,  // the least squared error of nine shrunk ranges
+  kMinMax,        // the column's minimum and maximum: nothing is clipped
+  kSearch,        // the least squared error of nine shrunk ranges
+  kLeastSquares,  // search, then at most two rounds of nearest codes and the range that fits them
 };
 
-// The smallest scale, which columns of equal values have: 2^-126, the smallest normal f32, so that
-// 2 / scale is finite. As bf16: 0x0080.
+// Scales are at least 2^-126, the smallest normal f32, so that 2 / scale is finite (columns of
+// equal values have it), and at most the largest finite bf16. As bf16: 0x0080 and 0x7f7f.
 inline constexpr float kHackMinScale = 0x1p-126f;
+inline constexpr float kHackMaxScale = 0x1.fep127f;
+
+inline constexpr std::uint32_t kHackMaxRows = 128;
+
+// A block of values to be quantized: `rows` x 64, row r and column c at x[r * stride + c], or at
+// x[c * stride + r] where transposed. Finite bf16. A column's values share a scale and a minimum.
+// K: rows are tokens, columns channels. V (transposed): rows are channels, columns tokens.
+struct HackBlock {
+  const std::uint16_t* x = nullptr;
+  std::size_t stride = 0;   // values from one token to the next
+  std::uint32_t rows = 64;  // 32, 64 or 128
+  bool transposed = false;
+};
 
 struct HackEncodeKernels {
   // The index of the first bf16 value that is NaN or infinite, or n.
   std::size_t (*first_not_finite)(const std::uint16_t* x, std::size_t n);
 
-  // out[r][c] = x[r * stride + c] (widen) or x[c * stride + r] (transpose), for r, c in 0..63.
-  void (*widen_block)(const std::uint16_t* x, std::size_t stride, float* out);
-  void (*transpose_block)(const std::uint16_t* x, std::size_t stride, float* out);
-
-  // x: [64][64], finite bf16 values. Writes codes [64][64] and the columns' scale and min, bf16
-  // [64].
-  void (*quantize_block)(const float* x, std::uint32_t bits, HackRange range, std::uint8_t* codes,
-                         std::uint16_t* scale, std::uint16_t* min);
+  // Writes codes [rows][64], each below 2^bits, and the columns' scale and minimum, bf16 [64]. bits
+  // is 1..8.
+  void (*quantize_block)(const HackBlock& block, std::uint32_t bits, HackRange range,
+                         std::uint8_t* codes, std::uint16_t* scale, std::uint16_t* min);
 
   // Packs one sub-plane (kHackSubPlanes), the bits from `shift` up of codes [64][64], bits 1, 2, 4
   // or 8. out word (j, r), at byte 4 (j * lanes + r), j in 0..16/F: byte b, field f is the sub-code
@@ -43,8 +54,7 @@ struct HackEncodeKernels {
                      std::size_t lanes, std::byte* out);
 };
 
-// The table of one instruction set, and the active one. AVX2 has none of its own and runs the
-// scalar functions.
+// The table of one instruction set, and the active one.
 const HackEncodeKernels& hack_encode_kernels(Isa isa);
 const HackEncodeKernels& hack_encode_kernels();
 

@@ -55,16 +55,19 @@ std::uint64_t rans_cost_bits(const RansModel& model, const std::uint32_t* counts
 void rans_count(const std::byte* in, std::size_t n, std::uint32_t* counts);
 
 struct RansDecodeTable {
-  static constexpr std::uint32_t kSpill = 32;  // written behind the last slot, read by nobody
+  static constexpr std::uint32_t kSpill = 8;  // written behind the last slot, read by nobody
   // Of each slot: symbol, frequency << 8, (slot - start) << 20.
   alignas(64) std::uint32_t slot[kRansTotal + kSpill];
 };
 struct RansEncodeTable {
-  // x / freq is the integer part of (x + 0.5) * inverse, exactly: x < freq * 2^20 when it is
-  // divided, so the product is below 2^20 + 1 and errs by less than 2^-31, and x + 0.5 is at least
-  // half a freq-th, 2^-13, away from a multiple.
-  double inverse[kRansSymbols];
-  std::uint32_t interval[kRansSymbols];  // frequency, start << 16
+  struct Symbol {
+    // x / freq is the integer part of (x + 0.5) * inverse, exactly: x < freq * 2^20 when it is
+    // divided, so the product is below 2^20 + 1 and errs by less than 2^-31, and x + 0.5 is at
+    // least half a freq-th, 2^-13, away from a multiple.
+    double inverse;
+    std::uint32_t freq, start;
+  };
+  Symbol symbol[kRansSymbols];
 };
 void rans_decode_table(const RansModel& model, RansDecodeTable& table);
 void rans_encode_table(const RansModel& model, RansEncodeTable& table);
@@ -88,12 +91,13 @@ bool rans_open(RansDecoder& decoder, std::span<const std::byte> stream);
 // stream has no better chance to pass than 2^-32 a changed state.
 bool rans_closed(const RansDecoder& decoder);
 
-struct RansKernels {
-  // One run, the last of the stream first. False when the words may not fit (64 words of room are
-  // enough for 64 symbols); the encoder is then of no more use. Symbols of frequency 0 must not
-  // occur.
-  bool (*encode)(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
+// Encodes one run, the last of the stream first. False when the words may not fit (64 words of
+// room are enough for 64 symbols); the encoder is then of no more use. Symbols of frequency 0 must
+// not occur. The same function on every instruction set.
+bool rans_encode(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
                  std::size_t n);
+
+struct RansKernels {
   // One run, the first of the stream first. False when words are missing; what was written to
   // out[0..n) is then unspecified. Any states and words are safe.
   bool (*decode)(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, std::size_t n);

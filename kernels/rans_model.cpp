@@ -140,8 +140,7 @@ void rans_count(const std::byte* in, std::size_t n, std::uint32_t* counts) {
   }
 }
 
-// Always 32 slots at a time, so that most symbols take one round and the CPU can guess it; what is
-// too many is overwritten by the next symbol.
+// Eight slots at a time; what is too many is overwritten by the next symbol.
 void rans_decode_table(const RansModel& model, RansDecodeTable& table) {
   constexpr std::uint32_t kStep = RansDecodeTable::kSpill;
   std::uint32_t* slot = table.slot;
@@ -159,8 +158,7 @@ void rans_encode_table(const RansModel& model, RansEncodeTable& table) {
   std::uint32_t start = 0;
   for (std::uint32_t s = 0; s < kRansSymbols; ++s) {
     const std::uint32_t freq = model.freq[s];
-    table.inverse[s] = 1.0 / (freq == 0 ? 1 : freq);
-    table.interval[s] = freq | start << 16;
+    table.symbol[s] = {1.0 / (freq == 0 ? 1 : freq), freq, start};
     start += freq;
   }
 }

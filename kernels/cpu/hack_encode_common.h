@@ -11,7 +11,10 @@ inline constexpr int kHackShrinks = 9;
 inline constexpr float kHackShrink[kHackShrinks] = {1.0f,    0.9375f, 0.875f,  0.8125f, 0.75f,
                                                     0.6875f, 0.625f,  0.5625f, 0.5f};
 
+inline constexpr int kHackFits = 2;  // rounds of least squares
+
 extern const HackEncodeKernels kHackEncodeScalar;
+extern const HackEncodeKernels kHackEncodeAvx2;
 extern const HackEncodeKernels kHackEncodeAvx512;
 
 }  // namespace kvferry::kernels

@@ -3,7 +3,8 @@
 namespace kvferry::kernels {
 
 const HackEncodeKernels& hack_encode_kernels(Isa isa) {
-  return isa == Isa::kAvx512 ? kHackEncodeAvx512 : kHackEncodeScalar;
+  if (isa == Isa::kAvx512) return kHackEncodeAvx512;
+  return isa == Isa::kAvx2 ? kHackEncodeAvx2 : kHackEncodeScalar;
 }
 
 const HackEncodeKernels& hack_encode_kernels() { return hack_encode_kernels(active_isa()); }

@@ -36,18 +36,6 @@ std::size_t first_not_finite(const std::uint16_t* x, std::size_t n) {
   return n;
 }
 
-void widen_block(const std::uint16_t* x, std::size_t stride, float* out) {
-  for (std::uint32_t r = 0; r < kBlock; ++r) {
-    for (std::uint32_t c = 0; c < kBlock; ++c) out[r * kBlock + c] = widen(x[r * stride + c]);
-  }
-}
-
-void transpose_block(const std::uint16_t* x, std::size_t stride, float* out) {
-  for (std::uint32_t r = 0; r < kBlock; ++r) {
-    for (std::uint32_t c = 0; c < kBlock; ++c) out[r * kBlock + c] = widen(x[c * stride + r]);
-  }
-}
-
 struct Range {
   float scale, min;
 };
@@ -63,70 +51,117 @@ float nearest_code(float position, float levels) {
   return nearest_integer(min_of(max_of(position, 0.0f), levels));
 }
 
+float within(float v, float least, float greatest) { return min_of(max_of(v, least), greatest); }
+
+// The halved values of a column, and what is known of them.
+struct Column {
+  float xh[kHackMaxRows];
+  std::uint32_t rows;
+  float levels;  // the largest code
+  float min;     // rounded down to bf16
+  float half;    // of the range
+};
+
 // The range shrunk by the factor at `index`; index 0 leaves it whole, rounded outwards.
-Range shrunk_range(float min, float half, float levels, int index) {
-  Range r;
-  if (index == 0) {
-    r.min = widen(round_down(min));
-    r.scale = widen(round_up_positive(max_of((half / levels) * 2.0f, kHackMinScale)));
-  } else {
-    const float f = kHackShrink[index];
-    r.min = widen(round_nearest(min + half * (1.0f - f)));
-    r.scale = widen(round_nearest(max_of(((half * f) / levels) * 2.0f, kHackMinScale)));
-  }
-  return r;
+Range shrunk_range(const Column& column, int index) {
+  const float f = kHackShrink[index];
+  const float scale =
+      within(((column.half * f) / column.levels) * 2.0f, kHackMinScale, kHackMaxScale);
+  if (index == 0) return {widen(round_up_positive(scale)), column.min};
+  return {widen(round_nearest(scale)), widen(round_nearest(column.min + column.half * (1.0f - f)))};
 }
 
-// Squared error over the column in units of the scale.
-float squared_error(const float* xh, Range range, float levels) {
+// Sums over a column of its codes c and what is left of its positions t: e = t - c.
+struct Sums {
+  float ee = 0.0f, e = 0.0f, c = 0.0f, ec = 0.0f, cc = 0.0f;
+};
+
+Sums sums_of(const Column& column, Range range) {
   const float mh = range.min * 0.5f;
   const float inv = 2.0f / range.scale;
-  float sum = 0.0f;
-  for (std::uint32_t r = 0; r < kBlock; ++r) {
-    const float t = position(xh[r], mh, inv);
-    const float e = t - nearest_code(t, levels);
-    sum = sum + e * e;
+  Sums sums;
+  for (std::uint32_t r = 0; r < column.rows; ++r) {
+    const float t = position(column.xh[r], mh, inv);
+    const float c = nearest_code(t, column.levels);
+    const float e = t - c;
+    sums.ee = sums.ee + e * e;
+    sums.e = sums.e + e;
+    sums.c = sums.c + c;
+    sums.ec = sums.ec + e * c;
+    sums.cc = sums.cc + c * c;
   }
-  return sum;
+  return sums;
 }
 
-Range choose_range(const float* xh, float min, float half, float levels, HackRange kind) {
-  Range best = shrunk_range(min, half, levels, 0);
-  if (kind == HackRange::kMinMax) return best;
-  const float whole_scale = best.scale;
-  float best_error = squared_error(xh, best, levels);
+// What a range with its error in units of whole_scale.
+struct Choice {
+  Range range;
+  Sums sums;
+  float error;
+};
+
+Choice judge(const Column& column, Range range, float whole_scale) {
+  const Sums sums = sums_of(column, range);
+  const float ratio = range.scale / whole_scale;
+  return {range, sums, sums.ee * (ratio * ratio)};
+}
+
+// The range that fits the codes of `range` best, by least squares of e on c: the scale grows by the
+// slope; the minimum is taken against the scale as it was rounded.
+Range fitted_range(Range range, const Sums& sums, float rows) {
+  const float spread = rows * sums.cc - sums.c * sums.c;
+  const float slope = spread > 0.0f ? (rows * sums.ec - sums.e * sums.c) / spread : 0.0f;
+  const float scale =
+      widen(round_nearest(within(range.scale + range.scale * slope, kHackMinScale, kHackMaxScale)));
+  const float growth = (scale - range.scale) / range.scale;
+  const float shift = (sums.e - growth * sums.c) / rows;
+  const float min = within(range.min + range.scale * shift, -kHackMaxScale, kHackMaxScale);
+  return {scale, widen(round_nearest(min))};
+}
+
+Range choose_range(const Column& column, HackRange kind) {
+  const Range whole = shrunk_range(column, 0);
+  if (kind == HackRange::kMinMax) return whole;
+  Choice best = judge(column, whole, whole.scale);
   for (int i = 1; i < kHackShrinks; ++i) {
-    const Range candidate = shrunk_range(min, half, levels, i);
-    const float ratio = candidate.scale / whole_scale;
-    const float error = squared_error(xh, candidate, levels) * (ratio * ratio);
-    if (error < best_error) {
-      best_error = error;
-      best = candidate;
-    }
+    const Choice choice = judge(column, shrunk_range(column, i), whole.scale);
+    if (choice.error < best.error) best = choice;
   }
-  return best;
+  for (int i = 0; kind == HackRange::kLeastSquares && i < kHackFits; ++i) {
+    const Range fitted = fitted_range(best.range, best.sums, static_cast<float>(column.rows));
+    const Choice choice = judge(column, fitted, whole.scale);
+    if (choice.error < best.error) best = choice;
+  }
+  return best.range;
 }
 
-void quantize_block(const float* x, std::uint32_t bits, HackRange range, std::uint8_t* codes,
-                    std::uint16_t* scale, std::uint16_t* min) {
-  const float levels = static_cast<float>((1u << bits) - 1u);
+Column read_column(const HackBlock& block, std::uint32_t c, std::uint32_t bits) {
+  Column column;
+  column.rows = block.rows;
+  column.levels = static_cast<float>((1u << bits) - 1u);
+  float lo = 0.0f, hi = 0.0f;
+  for (std::uint32_t r = 0; r < block.rows; ++r) {
+    const float v =
+        widen(block.transposed ? block.x[c * block.stride + r] : block.x[r * block.stride + c]);
+    lo = r == 0 ? v : min_of(lo, v);
+    hi = r == 0 ? v : max_of(hi, v);
+    column.xh[r] = v * 0.5f;
+  }
+  column.min = widen(round_down(lo));
+  column.half = hi * 0.5f - column.min * 0.5f;
+  return column;
+}
+
+void quantize_block(const HackBlock& block, std::uint32_t bits, HackRange range,
+                    std::uint8_t* codes, std::uint16_t* scale, std::uint16_t* min) {
   for (std::uint32_t c = 0; c < kBlock; ++c) {
-    float xh[kBlock];
-    float lo = x[c];
-    float hi = x[c];
-    for (std::uint32_t r = 0; r < kBlock; ++r) {
-      const float v = x[r * kBlock + c];
-      lo = min_of(lo, v);
-      hi = max_of(hi, v);
-      xh[r] = v * 0.5f;
-    }
-    const float half = hi * 0.5f - lo * 0.5f;
-    const Range best = choose_range(xh, lo, half, levels, range);
+    const Column column = read_column(block, c, bits);
+    const Range best = choose_range(column, range);
     const float mh = best.min * 0.5f;
     const float inv = 2.0f / best.scale;
-    for (std::uint32_t r = 0; r < kBlock; ++r) {
-      codes[r * kBlock + c] =
-          static_cast<std::uint8_t>(nearest_code(position(xh[r], mh, inv), levels));
+    for (std::uint32_t r = 0; r < block.rows; ++r) {
+      const float t = position(column.xh[r], mh, inv);
+      codes[r * kBlock + c] = static_cast<std::uint8_t>(nearest_code(t, column.levels));
     }
     scale[c] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(best.scale) >> 16);
     min[c] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(best.min) >> 16);
@@ -154,7 +189,6 @@ void pack_block(const std::uint8_t* codes, std::uint32_t shift, std::uint32_t bi
 
 }  // namespace
 
-const HackEncodeKernels kHackEncodeScalar = {first_not_finite, widen_block, transpose_block,
-                                             quantize_block, pack_block};
+const HackEncodeKernels kHackEncodeScalar = {first_not_finite, quantize_block, pack_block};
 
 }  // namespace kvferry::kernels

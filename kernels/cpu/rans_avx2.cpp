@@ -84,12 +84,6 @@ bool decode(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, 
   return kRansScalar.decode(table, decoder, out, n);
 }
 
-// Scalar: without a store of chosen lanes, and with half the lanes, little would be gained.
-bool encode(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
-            std::size_t n) {
-  return kRansScalar.encode(table, encoder, in, n);
-}
-
 // 32 values of 16 bits below 256, in two vectors, to bytes in order.
 __m256i narrow(__m256i first, __m256i second) {
   return _mm256_permute4x64_epi64(_mm256_packus_epi16(first, second), 0b11011000);
@@ -135,6 +129,6 @@ void join_bf16(const std::byte* exponent, const std::byte* rest, std::size_t n, 
 
 }  // namespace
 
-const RansKernels kRansAvx2 = {encode, decode, split_bf16, join_bf16};
+const RansKernels kRansAvx2 = {decode, split_bf16, join_bf16};
 
 }  // namespace kvferry::kernels

@@ -1,5 +1,5 @@
-// The scalar kernels of rANS: their order of words is the definition of a stream, and the vector
-// ones leave the last words and symbols of a run to them.
+// Encoding, and the scalar kernels: their order of words is the definition of a stream, and the
+// vector ones leave the last words and symbols of a run to them.
 #include <algorithm>
 #include <cstring>
 
@@ -61,37 +61,6 @@ bool decode(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, 
   return true;
 }
 
-// One round of up to 64 symbols, the last first; there is room for its words.
-void encode_round(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
-                  std::size_t n) {
-  std::byte* next = encoder.next;
-  for (std::size_t lane = n; lane-- > 0;) {
-    const auto symbol = static_cast<std::uint8_t>(in[lane]);
-    const std::uint32_t freq = table.interval[symbol] & 0xffff;
-    std::uint32_t state = encoder.state[lane];
-    const auto word = static_cast<std::uint16_t>(state);
-    std::memcpy(next - 2, &word, sizeof(word));
-    // In arithmetic: a branch here is guessed wrong every other time.
-    const std::uint32_t full = state >> 20 >= freq ? 1 : 0;
-    next -= 2 * full;
-    state >>= 16 * full;
-    const auto quotient = static_cast<std::uint32_t>((state + 0.5) * table.inverse[symbol]);
-    encoder.state[lane] = state + quotient * (kRansTotal - freq) + (table.interval[symbol] >> 16);
-  }
-  encoder.next = next;
-}
-
-bool encode(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
-            std::size_t n) {
-  while (n > 0) {
-    const std::size_t lanes = (n - 1) % kRansLanes + 1;
-    if (encoder.next - encoder.begin < static_cast<std::ptrdiff_t>(2 * lanes)) return false;
-    n -= lanes;
-    encode_round(table, encoder, in + n, lanes);
-  }
-  return true;
-}
-
 void split_bf16(const std::byte* in, std::size_t n, std::byte* exponent, std::byte* rest) {
   for (std::size_t i = 0; i < n; ++i) {
     const std::uint32_t value = load_word(in + 2 * i);
@@ -111,6 +80,29 @@ void join_bf16(const std::byte* exponent, const std::byte* rest, std::size_t n, 
 
 }  // namespace
 
-const RansKernels kRansScalar = {encode, decode, split_bf16, join_bf16};
+bool rans_encode(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
+                 std::size_t n) {
+  std::byte* next = encoder.next;
+  while (n > 0) {
+    const std::size_t lanes = (n - 1) % kRansLanes + 1;
+    if (next - encoder.begin < static_cast<std::ptrdiff_t>(2 * lanes)) return false;
+    n -= lanes;
+    for (std::size_t lane = lanes; lane-- > 0;) {
+      const auto& symbol = table.symbol[static_cast<std::uint8_t>(in[n + lane])];
+      std::uint32_t state = encoder.state[lane];
+      const auto word = static_cast<std::uint16_t>(state);
+      std::memcpy(next - 2, &word, sizeof(word));
+      const bool full = state >> 20 >= symbol.freq;
+      next -= full ? 2 : 0;
+      state = full ? state >> 16 : state;
+      const auto quotient = static_cast<std::uint32_t>((state + 0.5) * symbol.inverse);
+      encoder.state[lane] = state + quotient * (kRansTotal - symbol.freq) + symbol.start;
+    }
+  }
+  encoder.next = next;
+  return true;
+}
+
+const RansKernels kRansScalar = {decode, split_bf16, join_bf16};
 
 }  // namespace kvferry::kernels

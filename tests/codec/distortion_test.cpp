@@ -102,6 +102,20 @@ TEST(Distortion, LiesInItsWindow) {
       {"laplace", laplace, "hack(k=4,v=4,range=search)", 0.0108, 0.0123},
       {"outliers", outliers, "hack(k=2,v=2,range=minmax)", 0.58, 0.66},
       {"outliers", outliers, "hack(k=2,v=2)", 0.15, 0.17},
+      {"gaussian", gaussian, "hack(k=1,v=1,range=search)", 0.495, 0.515},
+      {"gaussian", gaussian, "hack(k=1,v=1)", 0.343, 0.356},
+      {"gaussian", gaussian, "hack(k=2,v=2,range=lsq)", 0.104, 0.11},
+      {"gaussian", gaussian, "hack(k=3,v=3)", 0.0292, 0.0305},
+      {"gaussian", gaussian, "hack(k=3,v=3,range=lsq)", 0.0281, 0.0293},
+      {"gaussian", gaussian, "hack(k=4,v=4,range=lsq)", 0.0069, 0.0073},
+      {"gaussian", gaussian, "hack(k=5,v=5)", 0.00185, 0.00200},
+      {"gaussian", gaussian, "hack(k=6,v=6)", 0.00045, 0.00050},
+      {"gaussian", gaussian, "hack(k=7,v=7)", 0.00011, 0.00013},
+      {"laplace", laplace, "hack(k=1,v=1)", 0.449, 0.469},
+      {"laplace", laplace, "hack(k=2,v=2,range=lsq)", 0.152, 0.16},
+      {"laplace", laplace, "hack(k=3,v=3,range=lsq)", 0.043, 0.0451},
+      {"laplace", laplace, "hack(k=4,v=4,range=lsq)", 0.0106, 0.0112},
+      {"outliers", outliers, "hack(k=2,v=2,range=lsq)", 0.11, 0.124},
   };
   for (const Window& w : windows) {
     const Loss loss = loss_of(w.spec, w.source);
@@ -115,7 +129,8 @@ TEST(Distortion, LiesInItsWindow) {
 // K shares a scale along a channel, so channels of one value cost nothing; V along a token does
 // not.
 TEST(Distortion, ConstantChannelsOfKAreFree) {
-  for (const char* spec : {"hack(k=2,v=2)", "hack(k=2,v=2,range=minmax)"}) {
+  for (const char* spec : {"hack(k=2,v=2)", "hack(k=2,v=2,range=minmax)", "hack(k=2,v=2,range=lsq)",
+                           "hack(k=1,v=3)"}) {
     const Loss loss = loss_of(spec, constant);
     EXPECT_LT(loss.k, 4e-6) << spec;  // rounding to bf16
     EXPECT_GT(loss.v, 0.01) << spec;

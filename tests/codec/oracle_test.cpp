@@ -108,6 +108,13 @@ TEST_F(Oracle, EveryPairOfBitsAndHeadDim) {
   }
 }
 
+TEST_F(Oracle, EveryNumberOfBits) {
+  for (std::uint32_t bits = 1; bits <= 8; ++bits) {
+    run_case({hack(bits, 9 - bits), 128, 192, 4, Kind::kGaussian});
+    run_case({hack(bits, bits), 64, 192, 2, Kind::kGaussian});
+  }
+}
+
 TEST_F(Oracle, EveryKindOfData) {
   for (const Kind kind : kKinds) {
     for (const std::string& spec : {hack(2, 2), hack(4, 2), hack(8, 8)}) {

@@ -82,6 +82,10 @@ TEST(Segment, GoldenBytesOnEveryInstructionSet) {
       {"hack(k=4,v=2)", 7, 64, 0x8ec3e03f723d7d50, "7804035c65e23889d335d5b4d4456614"},
       {"hack(k=4,v=4,range=search)", 7, 64, 0x7bf5f16be7257b21, "8804035c65e23889e325d4b4e4456614"},
       {"hack(k=2,v=2,range=minmax)", 7, 64, 0x92ef4a635ea267ec, "e691b116954c66aabd856d495d6535b1"},
+      {"hack(k=2,v=2,range=lsq)", 7, 64, 0x7deeeb8c2437ba63, "e6d1f017954c62eabc812d495d6535b1"},
+      {"hack(k=3,v=1)", 7, 64, 0xfa7e4083af4818a3, "80b2b12a3e9dd48129464a46eada7f72"},
+      {"hack(k=7,v=5,range=lsq)", 7, 64, 0x1dbe35fbc2f8f91d, "f84129a85e606310fb6d17d4f54a2263"},
+      {"hack(k=1,v=6)", 7, 64, 0xa9ac6e5a147ea7c2, "1df8acb120e2950f7ec8a6422234d45c"},
       {"hack(k=2,v=2)", 0, 64, 0xe50a30a350c092f4, "904232d05d2186a037594f484b556346"},
       {"hack(k=2,v=2)", 3, 63, 0x93f487b705a1841d, "903e6fbf9cbfa53f83bdebbff4bf25bf"},
   };

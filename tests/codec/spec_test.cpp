@@ -42,7 +42,7 @@ TEST(Spec, NormalisedSpecsAreFixedPoints) {
   for (const char* prefix : {"", "hadamard | "}) {
     for (const char* k : {"2", "4", "8"}) {
       for (const char* v : {"2", "4", "8"}) {
-        for (const char* range : {"", ",range=minmax", ",range=search"}) {
+        for (const char* range : {"", ",range=minmax", ",range=search", ",range=lsq"}) {
           const std::string text = std::string(prefix) + "hack(k=" + k + ",v=" + v + range + ")";
           const std::string normal = spec_of(text);
           EXPECT_EQ(spec_of(normal), normal) << text;
@@ -51,9 +51,9 @@ TEST(Spec, NormalisedSpecsAreFixedPoints) {
       }
     }
   }
-  // Of the three ways to write a range, two mean the same, except where K and V have different
-  // defaults (4 of the 9 pairs): there all three differ.
-  EXPECT_EQ(ids.size(), 2u * (5 * 2 + 4 * 3));
+  // Of the four ways to write a range, two mean the same, except where K and V have different
+  // defaults (4 of the 9 pairs): there all four differ.
+  EXPECT_EQ(ids.size(), 2u * (5 * 3 + 4 * 4));
 }
 
 // Ids are on the wire and in stored keys: they never change.
@@ -79,13 +79,13 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"4hack", 1, "the name of a stage"},
       {"rawx", 1, "raw, hadamard, hack"},
       {"hadamard | hak(k=2)", 12, "raw, hadamard, hack"},
-      {"hack(k=3)", 8, "2, 4 or 8 for \"k\""},
-      {"hack(k=-2)", 8, "2, 4 or 8"},
-      {"hack(k=2x)", 8, "2, 4 or 8"},
-      {"hack(k=99999999999999999999)", 8, "2, 4 or 8"},
-      {"hack(k=2,v=16)", 12, "2, 4 or 8 for \"v\""},
+      {"hack(k=9)", 8, "1, 2, 3, 4, 5, 6, 7 or 8 for \"k\""},
+      {"hack(k=-2)", 8, "7 or 8"},
+      {"hack(k=2x)", 8, "7 or 8"},
+      {"hack(k=99999999999999999999)", 8, "7 or 8"},
+      {"hack(k=2,v=16)", 12, "7 or 8 for \"v\""},
       {"hack(first_bits=4)", 17, "8 for \"first_bits\""},
-      {"hack(range=lsq)", 12, "minmax or search"},
+      {"hack(range=mse)", 12, "minmax, search or lsq"},
       {"hack(k=2,k=2)", 10, "\"k\" only once"},
       {"hack(bits=2)", 6, "k, v, range or first_bits"},
       {"hack(2)", 6, "k, v, range or first_bits"},

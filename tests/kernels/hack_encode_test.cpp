@@ -17,12 +17,14 @@ namespace kvferry::kernels {
 namespace {
 
 constexpr std::size_t kValues = 64 * 64;
-constexpr std::uint32_t kAllBits[] = {2, 4, 8};
+constexpr std::uint32_t kAllBits[] = {1, 2, 3, 4, 5, 6, 7, 8};
+constexpr HackRange kAllRanges[] = {HackRange::kMinMax, HackRange::kSearch,
+                                    HackRange::kLeastSquares};
 
-// bf16 values of many kinds: one kind a column, so that a block holds all.
-std::vector<std::uint16_t> make_block(std::uint32_t seed) {
+// bf16 values of many kinds, [rows][64]: one kind a column, so that a block holds all.
+std::vector<std::uint16_t> make_block(std::uint32_t seed, std::size_t rows = 64) {
   std::mt19937 random(seed);
-  std::vector<std::uint16_t> block(kValues);
+  std::vector<std::uint16_t> block(rows * 64);
   const auto any_finite = [&random] {
     std::uint16_t bits = 0;
     do {
@@ -34,7 +36,7 @@ std::vector<std::uint16_t> make_block(std::uint32_t seed) {
   for (std::size_t c = 0; c < 64; ++c) {
     const std::uint16_t constant = any_finite();
     const float offset = uniform() * 100.0f;
-    for (std::size_t r = 0; r < 64; ++r) {
+    for (std::size_t r = 0; r < rows; ++r) {
       std::uint16_t& value = block[r * 64 + c];
       switch (c % 10) {
         case 0:  // every finite pattern
@@ -70,42 +72,56 @@ std::vector<std::uint16_t> make_block(std::uint32_t seed) {
 }
 
 struct Encoded {
-  std::vector<float> values = std::vector<float>(kValues);
-  std::vector<std::uint8_t> codes = std::vector<std::uint8_t>(kValues);
+  std::vector<std::uint8_t> codes;
   std::vector<std::uint16_t> scale = std::vector<std::uint16_t>(64);
   std::vector<std::uint16_t> min = std::vector<std::uint16_t>(64);
-  std::vector<std::byte> packed;
+
+  bool operator==(const Encoded&) const = default;
+  double value(std::size_t row, std::size_t column) const {
+    return double{f32_from_bf16(scale[column])} * codes[row * 64 + column] +
+           f32_from_bf16(min[column]);
+  }
 };
 
-Encoded encode(Isa isa, const std::vector<std::uint16_t>& block, bool transposed,
-               std::uint32_t bits, HackRange range, std::size_t lanes) {
-  const HackEncodeKernels& table = hack_encode_kernels(isa);
+// The block is [rows][64].
+Encoded encode(Isa isa, const std::vector<std::uint16_t>& block, std::uint32_t bits,
+               HackRange range) {
+  const auto rows = static_cast<std::uint32_t>(block.size() / 64);
   Encoded out;
-  (transposed ? table.transpose_block : table.widen_block)(block.data(), 64, out.values.data());
-  table.quantize_block(out.values.data(), bits, range, out.codes.data(), out.scale.data(),
-                       out.min.data());
-  out.packed.assign(4 * (lanes * 2 * bits), std::byte{0xee});
-  table.pack_block(out.codes.data(), 0, bits, lanes, out.packed.data());
+  out.codes.resize(block.size());
+  hack_encode_kernels(isa).quantize_block({block.data(), 64, rows, false}, bits, range,
+                                          out.codes.data(), out.scale.data(), out.min.data());
+  return out;
+}
+
+// The same values, turned and with a stride: [64][rows + 3].
+Encoded encode_turned(Isa isa, const std::vector<std::uint16_t>& block, std::uint32_t bits,
+                      HackRange range) {
+  const std::size_t rows = block.size() / 64, stride = rows + 3;
+  std::vector<std::uint16_t> turned(63 * stride + rows, 0x7fc0);
+  for (std::size_t i = 0; i < block.size(); ++i) turned[i % 64 * stride + i / 64] = block[i];
+  Encoded out;
+  out.codes.resize(block.size());
+  hack_encode_kernels(isa).quantize_block(
+      {turned.data(), stride, static_cast<std::uint32_t>(rows), true}, bits, range,
+      out.codes.data(), out.scale.data(), out.min.data());
   return out;
 }
 
 TEST(HackEncode, EqualBytesOnEveryInstructionSet) {
-  for (std::uint32_t seed = 0; seed < 40; ++seed) {
-    const std::vector<std::uint16_t> block = make_block(seed);
-    for (const std::uint32_t bits : kAllBits) {
-      for (const HackRange range : {HackRange::kMinMax, HackRange::kSearch}) {
-        const bool transposed = seed % 2 == 1;
-        const std::size_t lanes = seed % 3 == 0 ? 64 : 256;
-        const Encoded want = encode(Isa::kScalar, block, transposed, bits, range, lanes);
-        for (const Isa isa : available_isas()) {
-          SCOPED_TRACE(std::string(isa_name(isa)) + " seed " + std::to_string(seed) + " bits " +
-                       std::to_string(bits) + (range == HackRange::kSearch ? " search" : ""));
-          const Encoded got = encode(isa, block, transposed, bits, range, lanes);
-          ASSERT_EQ(0, std::memcmp(got.values.data(), want.values.data(), 4 * kValues));
-          ASSERT_EQ(got.codes, want.codes);
-          ASSERT_EQ(got.scale, want.scale);
-          ASSERT_EQ(got.min, want.min);
-          ASSERT_EQ(got.packed, want.packed);
+  for (std::uint32_t seed = 0; seed < 12; ++seed) {
+    for (const std::size_t rows : {32u, 64u, 128u}) {
+      const std::vector<std::uint16_t> block = make_block(seed, rows);
+      for (const std::uint32_t bits : kAllBits) {
+        for (const HackRange range : kAllRanges) {
+          const Encoded want = encode(Isa::kScalar, block, bits, range);
+          for (const Isa isa : available_isas()) {
+            SCOPED_TRACE(std::string(isa_name(isa)) + " seed " + std::to_string(seed) + " rows " +
+                         std::to_string(rows) + " bits " + std::to_string(bits) + " range " +
+                         std::to_string(static_cast<int>(range)));
+            ASSERT_TRUE(encode(isa, block, bits, range) == want);
+            ASSERT_TRUE(encode_turned(isa, block, bits, range) == want);
+          }
         }
       }
     }
@@ -113,17 +129,18 @@ TEST(HackEncode, EqualBytesOnEveryInstructionSet) {
 }
 
 // No value is clipped: the error is at most half a step, and what the division by the scale and the
-// rounding of the scale to f32 add.
+// rounding of the scale to f32 add. But for columns of 1 bit that span more than a scale can be.
 TEST(HackEncode, MinMaxErrsByHalfAStepAtMost) {
   for (std::uint32_t seed = 100; seed < 110; ++seed) {
     const std::vector<std::uint16_t> block = make_block(seed);
     for (const std::uint32_t bits : kAllBits) {
-      const Encoded e = encode(Isa::kScalar, block, false, bits, HackRange::kMinMax, 64);
+      const Encoded e = encode(Isa::kScalar, block, bits, HackRange::kMinMax);
       for (std::size_t i = 0; i < kValues; ++i) {
         const double scale = f32_from_bf16(e.scale[i % 64]);
-        const double back = scale * e.codes[i] + f32_from_bf16(e.min[i % 64]);
-        ASSERT_LE(std::fabs(back - e.values[i]), scale * (0.5 + 1e-4))
-            << "bits " << bits << " value " << e.values[i] << " column " << i % 64;
+        if (bits == 1 && scale == kHackMaxScale) continue;
+        const double value = f32_from_bf16(block[i]);
+        ASSERT_LE(std::fabs(e.value(i / 64, i % 64) - value), scale * (0.5 + 1e-4))
+            << "bits " << bits << " value " << value << " column " << i % 64;
       }
     }
   }
@@ -132,8 +149,8 @@ TEST(HackEncode, MinMaxErrsByHalfAStepAtMost) {
 TEST(HackEncode, ScalesArePositiveNormalAndMinimaFinite) {
   for (std::uint32_t seed = 200; seed < 210; ++seed) {
     for (const std::uint32_t bits : kAllBits) {
-      for (const HackRange range : {HackRange::kMinMax, HackRange::kSearch}) {
-        const Encoded e = encode(Isa::kScalar, make_block(seed), false, bits, range, 64);
+      for (const HackRange range : kAllRanges) {
+        const Encoded e = encode(Isa::kScalar, make_block(seed), bits, range);
         for (std::size_t c = 0; c < 64; ++c) {
           ASSERT_GE(f32_from_bf16(e.scale[c]), kHackMinScale);
           ASSERT_TRUE(std::isfinite(f32_from_bf16(e.scale[c])));
@@ -148,35 +165,52 @@ TEST(HackEncode, ScalesArePositiveNormalAndMinimaFinite) {
 TEST(HackEncode, ConstantColumnsAreExact) {
   for (const std::uint16_t value : {0x0000, 0x8000, 0x3f80, 0xc2c8, 0x0001, 0x7f7f, 0xff7f}) {
     const std::vector<std::uint16_t> block(kValues, value);
-    for (const HackRange range : {HackRange::kMinMax, HackRange::kSearch}) {
-      const Encoded e = encode(Isa::kScalar, block, false, 2, range, 64);
+    for (const HackRange range : kAllRanges) {
+      const Encoded e = encode(Isa::kScalar, block, 2, range);
       EXPECT_EQ(e.min, std::vector<std::uint16_t>(64, value));
       EXPECT_EQ(e.codes, std::vector<std::uint8_t>(kValues, 0));
     }
   }
 }
 
-// Search never errs more than min-max does.
-TEST(HackEncode, SearchIsNoWorseThanMinMax) {
+double squared_error(const Encoded& e, const std::vector<std::uint16_t>& block, std::size_t c) {
+  double sum = 0.0;
+  for (std::size_t r = 0; r < block.size() / 64; ++r) {
+    sum += std::pow(e.value(r, c) - double{f32_from_bf16(block[r * 64 + c])}, 2.0);
+  }
+  return sum;
+}
+
+// Search never errs more than min-max does, nor least squares more than search.
+TEST(HackEncode, EachRangeIsNoWorseThanTheOneBefore) {
   for (std::uint32_t seed = 300; seed < 305; ++seed) {
-    const std::vector<std::uint16_t> block = make_block(seed);
-    for (const std::uint32_t bits : kAllBits) {
-      const Encoded whole = encode(Isa::kScalar, block, false, bits, HackRange::kMinMax, 64);
-      const Encoded best = encode(Isa::kScalar, block, false, bits, HackRange::kSearch, 64);
-      const auto error = [](const Encoded& e, std::size_t c) {
-        double sum = 0.0;
-        for (std::size_t r = 0; r < 64; ++r) {
-          const double back =
-              double{f32_from_bf16(e.scale[c])} * e.codes[r * 64 + c] + f32_from_bf16(e.min[c]);
-          sum += (back - e.values[r * 64 + c]) * (back - e.values[r * 64 + c]);
+    for (const std::size_t rows : {32u, 64u, 128u}) {
+      const std::vector<std::uint16_t> block = make_block(seed, rows);
+      for (const std::uint32_t bits : kAllBits) {
+        const Encoded whole = encode(Isa::kScalar, block, bits, HackRange::kMinMax);
+        const Encoded search = encode(Isa::kScalar, block, bits, HackRange::kSearch);
+        const Encoded fitted = encode(Isa::kScalar, block, bits, HackRange::kLeastSquares);
+        for (std::size_t c = 0; c < 64; ++c) {
+          const double error = squared_error(search, block, c);
+          ASSERT_LE(error, squared_error(whole, block, c) * (1.0 + 1e-4)) << "column " << c;
+          ASSERT_LE(squared_error(fitted, block, c), error * (1.0 + 1e-4)) << "column " << c;
         }
-        return sum;
-      };
-      for (std::size_t c = 0; c < 64; ++c) {
-        ASSERT_LE(error(best, c), error(whole, c) * (1.0 + 1e-4)) << "column " << c;
       }
     }
   }
+}
+
+// Two clusters that min-max and search place between codes: the fit finds them.
+TEST(HackEncode, LeastSquaresFindsTheLevels) {
+  std::vector<std::uint16_t> block(kValues);
+  const float levels[] = {-1.0f, -0.75f, 2.0f};  // at 1.5 bits, so to say
+  for (std::size_t i = 0; i < kValues; ++i) block[i] = bf16_from_f32(levels[i / 64 % 3]);
+  const Encoded search = encode(Isa::kScalar, block, 1, HackRange::kSearch);
+  const Encoded fitted = encode(Isa::kScalar, block, 1, HackRange::kLeastSquares);
+  // Codes 0 for the two low levels, whose mean is -0.875, and 1 for 2.
+  EXPECT_NEAR(f32_from_bf16(fitted.min[0]), -0.875f, 0.004f);
+  EXPECT_NEAR(f32_from_bf16(fitted.scale[0]), 2.875f, 0.008f);
+  EXPECT_LT(squared_error(fitted, block, 0), 0.9 * squared_error(search, block, 0));
 }
 
 // Ties of the position between two codes go to the even one.
@@ -189,7 +223,7 @@ TEST(HackEncode, TiesGoToTheEvenCode) {
     block[192 + c] = bf16_from_f32(2.5f);
   }
   for (const Isa isa : available_isas()) {
-    const Encoded e = encode(isa, block, false, 2, HackRange::kMinMax, 64);
+    const Encoded e = encode(isa, block, 2, HackRange::kMinMax);
     EXPECT_EQ(e.scale[0], bf16_from_f32(1.0f));
     EXPECT_EQ(e.codes[64], 0);
     EXPECT_EQ(e.codes[128], 2);

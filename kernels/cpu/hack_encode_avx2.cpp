@@ -1,0 +1,7 @@
+#include "kernels/cpu/hack_encode_rows.h"
+
+namespace kvferry::kernels {
+
+const HackEncodeKernels kHackEncodeAvx2 = {first_not_finite, quantize_block, pack_block};
+
+}  // namespace kvferry::kernels
