@@ -2,9 +2,12 @@
 #pragma once
 
 #include "bench/attention_bench.h"
+#include "bench/codec_measure.h"
 #include "bench/kv_data.h"
+#include "bench/layer_errors.h"
 #include "bench/load_bench.h"
 #include "bench/machine.h"
 #include "bench/oracle.h"
+#include "bench/passages.h"
 #include "bench/prefill_bench.h"
 #include "bench/tokenize_bench.h"

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
-#include <thread>
 
 #include "bench/attention_bench.h"
 #include "bench/load_bench.h"
@@ -16,11 +15,6 @@
 
 namespace kvferry::cli {
 namespace {
-
-int threads_of(const EngineOptions& options) {
-  if (options.threads > 0) return options.threads;
-  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-}
 
 template <class Report>
 void print(const Report& report, bool json) {

@@ -57,6 +57,17 @@ struct DescribeOptions {
 int run_codec_describe(const DescribeOptions& options);
 int run_codec_list();
 
+struct MeasureOptions {
+  EngineOptions engine;
+  std::string text, questions;  // a file; one of the two
+  std::vector<std::string> codecs = {"hadamard | hack(k=8,v=8)", "hadamard | hack(k=4,v=4)",
+                                     std::string(codec::kDefaultSpec), "hadamard | hack(k=2,v=2)",
+                                     "hack(k=2,v=2)"};
+  std::uint32_t window = 1024, passages = 0;
+  bool json = false;
+};
+int run_codec_measure(const MeasureOptions& options);
+
 struct BenchPrefillOptions {
   EngineOptions engine;
   std::uint32_t tokens = 2048;

@@ -12,10 +12,14 @@
 
 namespace kvferry::cli {
 
+int threads_of(const EngineOptions& options) {
+  if (options.threads > 0) return options.threads;
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
 Result<LoadedEngine> load_engine(const EngineOptions& options) {
   LoadedEngine engine;
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  engine.pool = std::make_unique<ComputePool>(options.threads > 0 ? options.threads : cores);
+  engine.pool = std::make_unique<ComputePool>(threads_of(options));
   model::LoadOptions load;
   KVF_ASSIGN_OR_RETURN(load.compute, parse_compute(options.compute));
   load.pool = engine.pool.get();

@@ -11,6 +11,9 @@
 
 namespace kvferry::cli {
 
+// Compute threads: those asked for, or one a core.
+int threads_of(const EngineOptions& options);
+
 struct LoadedEngine {
   std::unique_ptr<ComputePool> pool;
   std::unique_ptr<model::Model> model;  // uses the pool

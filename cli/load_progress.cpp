@@ -14,9 +14,9 @@ constexpr std::uint64_t kQuiet = kSecond;
 
 class Progress {
  public:
-  Progress(std::string component, std::string model)
+  Progress(std::string component, std::string text)
       : component_(std::move(component)),
-        text_("loading " + std::move(model)),
+        text_(std::move(text)),
         terminal_(isatty(STDERR_FILENO) == 1),
         begin_ns_(monotonic_ns()) {}
 
@@ -45,7 +45,12 @@ class Progress {
 }  // namespace
 
 std::function<void(double)> load_progress(const std::string& component, const std::string& model) {
-  return Progress(component, model);
+  return percent_progress(component, "loading " + model);
+}
+
+std::function<void(double)> percent_progress(const std::string& component,
+                                             const std::string& text) {
+  return Progress(component, text);
 }
 
 }  // namespace kvferry::cli

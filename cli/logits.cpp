@@ -2,8 +2,6 @@
 
 #include "model/logits.h"
 
-#include <thread>
-
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
 #include "cli/load_progress.h"
@@ -20,8 +18,7 @@ Status logits(const LogitsOptions& options) {
   command.prefill = options.prefill;
   command.progress = load_progress("logits", options.engine.model);
   KVF_ASSIGN_OR_RETURN(command.compute, parse_compute(options.engine.compute));
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  command.threads = options.engine.threads > 0 ? options.engine.threads : cores;
+  command.threads = threads_of(options.engine);
   if (options.ids_file.empty()) {
     KVF_ASSIGN_OR_RETURN(command.ids, model::parse_ids(options.ids));
   } else {

@@ -80,6 +80,30 @@ Command add_describe(CLI::App* codec, DescribeOptions& options) {
   return [&options] { return run_codec_describe(options); };
 }
 
+Command add_measure(CLI::App* codec, MeasureOptions& options) {
+  CLI::App* sub = codec->add_subcommand(
+      "measure", "What codecs cost in quality: attention's errors by layer, and KL against raw");
+  add_engine_options(sub, options.engine);
+  auto* text =
+      sub->add_option("--text", options.text, "A file of UTF-8; a form feed starts a new document");
+  sub->add_option("--questions", options.questions,
+                  "A file instead, a JSON array a line: prompt, answer, prompt, answer...")
+      ->excludes(text);
+  sub->add_option("--codecs", options.codecs, "Specs, separated by ;")->delimiter(';');
+  sub->add_option("--window", options.window, "Tokens of a window of the text")
+      ->check(CLI::Range(128u, 1u << 20))
+      ->capture_default_str();
+  sub->add_option("--passages", options.passages, "Windows or lines at most; 0: all");
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry codec measure --model models/mini --text bench/mini.txt",
+                 "kvferry codec measure --model models/mini --text bench/mini.txt --json "
+                 "--codecs 'hack(k=4,v=4);hadamard | hack(k=2,v=2)'",
+                 "KL: of the next token's distributions, raw's against the codec's, in nats.",
+                 "K scores, V out: relative errors, by layer, of q . k about their mean, and of",
+                 "attention's output with raw's weights; docs/codecs.md has the formulas."});
+  return [&options] { return run_codec_measure(options); };
+}
+
 Command add_bench_prefill(CLI::App* bench, BenchPrefillOptions& options) {
   CLI::App* sub = bench->add_subcommand("prefill", "Speed of prefill beside the GEMM peak");
   options.engine.model = "random:llama-3.2-1b";
@@ -254,6 +278,7 @@ int main(int argc, char** argv) {
   GenerateOptions generate;
   LogitsOptions logits;
   DescribeOptions describe;
+  MeasureOptions measure;
   BenchPrefillOptions bench_prefill;
   BenchTokenizeOptions bench_tokenize;
   BenchAttentionOptions bench_attention;
@@ -273,6 +298,7 @@ int main(int argc, char** argv) {
   CLI::App* codec = app.add_subcommand("codec", "Codecs and what they cost");
   codec->require_subcommand(1);
   add(codec, "describe", add_describe(codec, describe));
+  add(codec, "measure", add_measure(codec, measure));
   examples(codec, {"kvferry codec list", "kvferry codec describe 'hack(k=2,v=2)'"});
   examples(codec->add_subcommand("list", "The stages that exist"), {"kvferry codec list"});
   add(codec, "list", [] { return run_codec_list(); });

@@ -3,6 +3,7 @@
 
 #include "codec/codec.h"
 #include "codec/codec_set.h"
+#include "codec/dense.h"
 #include "codec/describe.h"
 #include "codec/geometry.h"
 #include "codec/pooled_sequence.h"

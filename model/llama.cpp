@@ -183,6 +183,7 @@ Status LlamaModel::run_layer(std::uint32_t layer, const TilesClosed& tiles_close
   const std::uint64_t busy_ns = pool_.busy_ns();
   KVF_RETURN_IF_ERROR(step_.encode(pool_, layer));
   timings_.encode_ns += pool_.busy_ns() - busy_ns;
+  if (observer_) tell_observer(layer);
   {
     const Stopwatch watch(timings_.attention_ns);
     const std::size_t stride =
@@ -201,6 +202,21 @@ Status LlamaModel::run_layer(std::uint32_t layer, const TilesClosed& tiles_close
   add_product(*weights.o, attended_.data(), weights.o_bias);
   mlp(weights);
   return ok_status();
+}
+
+void LlamaModel::tell_observer(std::uint32_t layer) const {
+  const std::size_t stride = std::size_t{config_.q_heads + 2 * config_.kv_heads} * config_.head_dim;
+  for (const auto& part : step_.parts()) {
+    AttentionInputs inputs;
+    inputs.chunk = part.chunk;
+    inputs.layer = layer;
+    inputs.start = part.start;
+    inputs.rows = part.rows;
+    inputs.q = qkv_.data() + part.row0 * stride;
+    inputs.q_stride = stride;
+    inputs.dense_tile = [&](std::uint32_t tile) { return step_.dense_tile(part, layer, tile); };
+    observer_(inputs);
+  }
 }
 
 void LlamaModel::for_rows(std::uint32_t rows,

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "model/attention.h"
@@ -36,6 +37,7 @@ class LlamaModel : public Model {
   Status forward(std::span<const SequenceChunk> chunks, std::vector<float>& logits,
                  const TilesClosed& tiles_closed) override;
   const StepTimings& last_step() const override { return timings_; }
+  void observe(AttentionObserver observer) override { observer_ = std::move(observer); }
 
  private:
   Status check(std::span<const SequenceChunk> chunks) const;
@@ -62,6 +64,7 @@ class LlamaModel : public Model {
   // Adds the projections' biases to one row, but for what `codec` wants left out.
   void add_biases(std::uint32_t layer, const codec::Codec& codec, float* q, float* k,
                   float* v) const;
+  void tell_observer(std::uint32_t layer) const;
   void keep_bias_terms(std::uint32_t layer, std::uint32_t row, const float* q);
   void norm_heads(const std::vector<float>& weight, std::size_t heads, float* x,
                   float* scratch) const;
@@ -98,6 +101,7 @@ class LlamaModel : public Model {
   StepKv step_;
   Attention attention_;
   StepTimings timings_;
+  AttentionObserver observer_;
 };
 
 }  // namespace kvferry::model

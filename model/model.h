@@ -70,6 +70,21 @@ struct SequenceChunk {
 using TilesClosed = std::function<void(std::size_t chunk, std::uint32_t layer, std::uint32_t first,
                                        std::uint32_t last)>;
 
+// What attention is given in a layer by rows that follow each other in one chunk, for those who
+// measure it. Everything is valid during the call alone.
+struct AttentionInputs {
+  std::size_t chunk = 0;                         // index in forward's list
+  std::uint32_t layer = 0, start = 0, rows = 0;  // of positions [start, start + rows)
+  // Queries after rope, in the codec's domain, not yet multiplied by 1/sqrt(head_dim): rows of
+  // `q_stride` floats, of which the first q_heads * head_dim are the query.
+  const float* q = nullptr;
+  std::size_t q_stride = 0;
+  // K and V as they were before encoding, of a tile that one of the positions is in.
+  std::function<codec::OpenTile(std::uint32_t tile)> dense_tile;
+};
+// Called on the engine thread once the tiles that close in this layer are encoded.
+using AttentionObserver = std::function<void(const AttentionInputs&)>;
+
 struct StepTimings {
   std::uint64_t total_ns = 0, gemm_ns = 0, attention_ns = 0;  // wall time of a step
   std::uint64_t encode_ns = 0;  // CPU time in the codec, summed over the pool's threads
@@ -94,6 +109,10 @@ class Model {
   virtual Status forward(std::span<const SequenceChunk> chunks, std::vector<float>& logits,
                          const TilesClosed& tiles_closed = nullptr) = 0;
   virtual const StepTimings& last_step() const = 0;
+
+  // Calls `observer` in every layer of later steps, once for each run of rows; an empty one ends
+  // it. Changes no result.
+  virtual void observe(AttentionObserver observer) = 0;
 };
 
 struct LoadOptions {

@@ -1,4 +1,5 @@
 // What forward() refuses, reports and calls back.
+#include <cmath>
 #include <limits>
 #include <string>
 
@@ -49,6 +50,38 @@ TEST_F(Forward, LogitsOfTheRowsAskedFor) {
   EXPECT_EQ(c.kv().length, 3u);
   EXPECT_GT(model_->last_step().total_ns, 0u);
   EXPECT_GE(model_->last_step().total_ns, model_->last_step().gemm_ns);
+}
+
+TEST_F(Forward, AnObserverSeesEveryRowOfEveryLayerAndChangesNothing) {
+  const auto ids = test_ids(700, model_->config().vocab);  // more than one piece
+  auto plain = sequence(1024), watched = sequence(1024);
+  ASSERT_TRUE(run(plain.kv(), ids).ok());
+  const auto logits = logits_;
+  std::vector<std::uint32_t> next(model_->config().layers, 0);
+  bool finite = true, dense = true;
+  model_->observe([&](const AttentionInputs& inputs) {
+    EXPECT_EQ(inputs.chunk, 0u);
+    EXPECT_EQ(inputs.start, next[inputs.layer]);
+    next[inputs.layer] = inputs.start + inputs.rows;
+    const std::size_t width = std::size_t{model_->config().q_heads} * model_->config().head_dim;
+    for (std::uint32_t row = 0; row < inputs.rows; ++row) {
+      const float* q = inputs.q + row * inputs.q_stride;
+      finite = finite && std::all_of(q, q + width, [](float x) { return std::isfinite(x); });
+    }
+    // raw's segments hold what the tiles that are full have held, behind their header.
+    for (std::uint32_t tile = inputs.start / 64; tile < (inputs.start + inputs.rows) / 64; ++tile) {
+      const auto segment = watched.kv().segment(inputs.layer, tile);
+      dense = dense && std::memcmp(inputs.dense_tile(tile).k, segment.data() + 64,
+                                   64 * model_->config().head_dim * 2) == 0;
+    }
+  });
+  ASSERT_TRUE(run(watched.kv(), ids).ok());
+  model_->observe(nullptr);
+  EXPECT_EQ(next, std::vector<std::uint32_t>(model_->config().layers, 700));
+  EXPECT_TRUE(finite);
+  EXPECT_TRUE(dense);
+  EXPECT_EQ(logits_, logits);
+  EXPECT_EQ(kv_bytes(watched.kv()), kv_bytes(plain.kv()));
 }
 
 TEST_F(Forward, RefusesWithoutTouchingTheSequence) {
