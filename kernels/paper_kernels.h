@@ -3,8 +3,8 @@
 // axis that is summed over. docs/codecs.md has the formulas, layouts and bounds. They know planes
 // of one KV head, never segments.
 //
-// Quantizing is that of kernels/hack_kernels.h with HackRange::kMinMax, rows being what is summed
-// over: channels of a partition for K, tokens of a partition for V.
+// Quantizing is that of kernels/hack_encode_kernels.h with HackRange::kMinMax, rows being what is
+// summed over: channels of a partition for K (transposed), tokens of a partition for V.
 //
 // Thread contract: pure functions, scratch on the stack. Encoded bytes are equal on every
 // instruction set; attention agrees within the bound of docs/codecs.md, and a row's result depends
@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "kernels/attention_state.h"
+#include "kernels/hack_encode_kernels.h"
 #include "kernels/isa.h"
 
 namespace kvferry::kernels {
@@ -62,15 +63,24 @@ struct PaperRandom {
 };
 
 struct PaperKernels {
-  // Stochastic rounding: x [rows][64] finite bf16 values, the columns' scale and min as
-  // HackKernels::quantize_block chose them; writes codes [rows][64]. A place t between two codes
-  // becomes the upper one with probability t - floor(t); what is a code already stays.
-  void (*round_stochastic)(const float* x, std::uint32_t rows, std::uint32_t bits,
-                           const std::uint16_t* scale, const std::uint16_t* min,
-                           const PaperRandom& random, std::uint8_t* codes);
+  // Stochastic rounding with the columns' scale and min that HackEncodeKernels::quantize_block
+  // chose: writes codes [rows][64]. A place t between two codes becomes the upper one with
+  // probability t - floor(t); what is a code already stays.
+  void (*round_stochastic)(const HackBlock& block, std::uint32_t bits, const std::uint16_t* scale,
+                           const std::uint16_t* min, const PaperRandom& random,
+                           std::uint8_t* codes);
 
   // sums[c] = SUM_r codes[r][c] of codes [rows][64], at most 128 rows.
   void (*sum_codes)(const std::uint8_t* codes, std::uint32_t rows, std::uint16_t* sums);
+
+  // Packs one sub-plane (kHackSubPlanes), the bits from `shift` up of codes [rows][64], along the
+  // rows, a multiple of 32. out word (j, c), at byte 4 (j * lanes + c): byte b, field f is the
+  // sub-code of codes[4 (F j + f) + b][c]. K calls it with lanes = 64, V with lanes = head_dim.
+  void (*pack_rows)(const std::uint8_t* codes, std::uint32_t rows, std::uint32_t shift,
+                    std::uint32_t bits, std::size_t lanes, std::byte* out);
+
+  // Whether the stored sums are those of the codes.
+  bool (*sums_match)(const PaperPlanes& planes);
 
   // The scores of `rows` query rows as attend computes them before it adds score_add: out
   // [rows][T]. Those of tokens that are not attended to are unspecified. NaN in a row that f32 does

@@ -480,6 +480,60 @@ void scores(const PaperPlanes& planes, const float* q, std::uint32_t rows, float
   }
 }
 
+// Whether n stored sums are those counted. Sums are whole numbers below 2^24: equal as floats.
+KVFERRY_INLINE bool equal_sums(const std::byte* stored, std::size_t bytes, const float* counted,
+                               std::size_t n) {
+  __mmask16 differ = 0;
+  for (std::size_t i = 0; i < n; i += kLanes) {
+    differ |= _mm512_cmp_ps_mask(stored_sums(stored, bytes, i), load(counted + i), _CMP_NEQ_UQ);
+  }
+  return differ == 0;
+}
+
+bool sums_match(const PaperPlanes& planes) {
+  Tile tile(planes);
+  count_k_sums(tile);
+  count_v_sums(tile);
+  const std::size_t n = std::size_t{planes.tile_tokens()} * planes.head_dim / planes.partition;
+  return equal_sums(planes.k_sums, paper_sum_bytes(planes.partition, planes.k_bits), tile.k_sums,
+                    n) &&
+         equal_sums(planes.v_sums, paper_sum_bytes(planes.partition, planes.v_bits), tile.v_sums,
+                    n);
+}
+
+// 16 columns of four rows, the bytes of a column in a word.
+KVFERRY_INLINE __m512i interleave_rows(const std::uint8_t* codes) {
+  __m128i row[4];
+  for (int i = 0; i < 4; ++i) {
+    row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i * kChunk));
+  }
+  const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]);
+  const __m128i low23 = _mm_unpacklo_epi8(row[2], row[3]);
+  const __m128i high01 = _mm_unpackhi_epi8(row[0], row[1]);
+  const __m128i high23 = _mm_unpackhi_epi8(row[2], row[3]);
+  __m512i words = _mm512_castsi128_si512(_mm_unpacklo_epi16(low01, low23));
+  words = _mm512_inserti32x4(words, _mm_unpackhi_epi16(low01, low23), 1);
+  words = _mm512_inserti32x4(words, _mm_unpacklo_epi16(high01, high23), 2);
+  return _mm512_inserti32x4(words, _mm_unpackhi_epi16(high01, high23), 3);
+}
+
+void pack_rows(const std::uint8_t* codes, std::uint32_t rows, std::uint32_t shift,
+               std::uint32_t bits, std::size_t lanes, std::byte* out) {
+  const std::uint32_t fields = 8 / bits;
+  const __m512i mask = _mm512_set1_epi8(static_cast<char>((1u << bits) - 1u));
+  for (std::uint32_t j = 0; j < rows / (4 * fields); ++j) {
+    for (std::uint32_t c = 0; c < kChunk; c += kLanes) {
+      __m512i packed = _mm512_setzero_si512();
+      for (std::uint32_t f = 0; f < fields; ++f) {
+        const __m512i words = interleave_rows(codes + 4 * (fields * j + f) * kChunk + c);
+        const __m512i part = _mm512_and_si512(_mm512_srli_epi32(words, shift), mask);
+        packed = _mm512_or_si512(packed, _mm512_slli_epi32(part, f * bits));
+      }
+      _mm512_storeu_si512(out + 4 * (j * lanes + c), packed);
+    }
+  }
+}
+
 KVFERRY_INLINE __m512i finalise(__m512i z) {
   z = _mm512_xor_si512(z, _mm512_srli_epi64(z, 30));
   z = _mm512_mullo_epi64(z, _mm512_set1_epi64(static_cast<long long>(0xbf58476d1ce4e5b9)));
@@ -499,21 +553,33 @@ KVFERRY_INLINE __m256 uniform(__m512i stream, std::uint64_t first, std::uint64_t
   return _mm256_mul_ps(_mm512_cvtepu64_ps(_mm512_srli_epi64(bits, 40)), _mm256_set1_ps(0x1p-24f));
 }
 
-void round_stochastic(const float* x, std::uint32_t rows, std::uint32_t bits,
-                      const std::uint16_t* scale, const std::uint16_t* min_in,
-                      const PaperRandom& random, std::uint8_t* codes) {
+// Rows r..r+15 of columns c..c+15.
+KVFERRY_INLINE void load_square(const HackBlock& block, std::uint32_t r, std::uint32_t c,
+                                V (&square)[kLanes]) {
+  for (std::uint32_t i = 0; i < kLanes; ++i) {
+    square[i] = load(block.transposed ? block.x + (c + i) * block.stride + r
+                                      : block.x + (r + i) * block.stride + c);
+  }
+  if (block.transposed) transpose(square);
+}
+
+void round_stochastic(const HackBlock& block, std::uint32_t bits, const std::uint16_t* scale,
+                      const std::uint16_t* min_in, const PaperRandom& random,
+                      std::uint8_t* codes) {
   constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15;
   const __m512i stream = finalise(_mm512_set1_epi64(static_cast<long long>(random.key + kGolden)));
   const V levels = broadcast(static_cast<float>((1u << bits) - 1u));
   for (std::uint32_t c = 0; c < kChunk; c += kLanes) {
     const V inv = div(broadcast(2.0f), load(scale + c));
     const V mh = mul(load(min_in + c), broadcast(0.5f));
-    for (std::uint32_t r = 0; r < rows; ++r) {
+    V square[kLanes];
+    for (std::uint32_t r = 0; r < block.rows; ++r) {
+      if (r % kLanes == 0) load_square(block, r, c, square);
       const std::uint64_t counter = random.first + r * random.row_step + c * random.column_step;
       const V u = _mm512_insertf32x8(
           _mm512_castps256_ps512(uniform(stream, counter, random.column_step)),
           uniform(stream, counter + 8 * random.column_step, random.column_step), 1);
-      const V place = mul(sub(mul(load(x + r * kChunk + c), broadcast(0.5f)), mh), inv);
+      const V place = mul(sub(mul(square[r % kLanes], broadcast(0.5f)), mh), inv);
       const V clamped = min(max(place, zero()), levels);
       const V lower = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
       const __mmask16 up = _mm512_cmp_ps_mask(u, sub(clamped, lower), _CMP_LT_OQ);
@@ -538,6 +604,7 @@ void sum_codes(const std::uint8_t* codes, std::uint32_t rows, std::uint16_t* sum
 
 }  // namespace
 
-const PaperKernels kPaperAvx512 = {round_stochastic, sum_codes, scores, attend};
+const PaperKernels kPaperAvx512 = {round_stochastic, sum_codes, pack_rows,
+                                   sums_match,       scores,    attend};
 
 }  // namespace kvferry::kernels

@@ -24,20 +24,21 @@ std::uint64_t finalise(std::uint64_t z) {
   return z ^ z >> 31;
 }
 
-void round_stochastic(const float* x, std::uint32_t rows, std::uint32_t bits,
-                      const std::uint16_t* scale, const std::uint16_t* min,
-                      const PaperRandom& random, std::uint8_t* codes) {
+void round_stochastic(const HackBlock& block, std::uint32_t bits, const std::uint16_t* scale,
+                      const std::uint16_t* min, const PaperRandom& random, std::uint8_t* codes) {
   constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15;
   const std::uint64_t stream = finalise(random.key + kGolden);
   const float levels = static_cast<float>((1u << bits) - 1u);
   for (std::uint32_t c = 0; c < kBlock; ++c) {
     const float inv = 2.0f / widen(scale[c]);
     const float mh = widen(min[c]) * 0.5f;
-    for (std::uint32_t r = 0; r < rows; ++r) {
+    for (std::uint32_t r = 0; r < block.rows; ++r) {
       const std::uint64_t counter = random.first + r * random.row_step + c * random.column_step;
       const std::uint64_t bits64 = finalise(stream + (counter + 1) * kGolden);
       const float uniform = static_cast<float>(bits64 >> 40) * 0x1p-24f;
-      const float place = std::clamp((x[r * kBlock + c] * 0.5f - mh) * inv, 0.0f, levels);
+      const float x = widen(block.transposed ? block.x[c * block.stride + r]
+ : block.x[r * block.stride + c]);
+      const float place = std::clamp((x * 0.5f - mh) * inv, 0.0f, levels);
       const float lower = std::floor(place);
       codes[r * kBlock + c] =
           static_cast<std::uint8_t>(uniform < place - lower ? lower + 1.0f : lower);
@@ -50,6 +51,25 @@ void sum_codes(const std::uint8_t* codes, std::uint32_t rows, std::uint16_t* sum
     std::uint32_t sum = 0;
     for (std::uint32_t r = 0; r < rows; ++r) sum += codes[r * kBlock + c];
     sums[c] = static_cast<std::uint16_t>(sum);
+  }
+}
+
+void pack_rows(const std::uint8_t* codes, std::uint32_t rows, std::uint32_t shift,
+               std::uint32_t bits, std::size_t lanes, std::byte* out) {
+  const std::uint32_t fields = 8 / bits;
+  const std::uint32_t mask = (1u << bits) - 1u;
+  for (std::uint32_t j = 0; j < rows / (4 * fields); ++j) {
+    for (std::uint32_t c = 0; c < kBlock; ++c) {
+      std::byte* word = out + 4 * (j * lanes + c);
+      for (std::uint32_t b = 0; b < 4; ++b) {
+        std::uint32_t packed = 0;
+        for (std::uint32_t f = 0; f < fields; ++f) {
+          const std::uint32_t code = codes[(4 * (fields * j + f) + b) * kBlock + c];
+          packed |= (code >> shift & mask) << f * bits;
+        }
+        word[b] = static_cast<std::byte>(packed);
+      }
+    }
   }
 }
 
@@ -221,6 +241,21 @@ float saturated(double v) {
   return static_cast<float>(std::clamp(v, -double{kLargest}, double{kLargest}));
 }
 
+bool sums_match(const PaperPlanes& planes) {
+  Unpacked codes;
+  unpack_tile(planes, codes);
+  const std::size_t k_bytes = paper_sum_bytes(planes.partition, planes.k_bits);
+  const std::size_t v_bytes = paper_sum_bytes(planes.partition, planes.v_bits);
+  const std::size_t n = std::size_t{planes.tile_tokens()} * planes.head_dim / planes.partition;
+  for (std::size_t i = 0; i < n; ++i) {
+    if (sum_at(planes.k_sums, k_bytes, i, codes.k_sums) != static_cast<float>(codes.k_sums[i]) ||
+        sum_at(planes.v_sums, v_bytes, i, codes.v_sums) != static_cast<float>(codes.v_sums[i])) {
+      return false;
+    }
+  }
+  return true;
+}
+
 void scores(const PaperPlanes& planes, const float* q, std::uint32_t rows, float* out) {
   Unpacked codes;
   unpack_tile(planes, codes);
@@ -262,7 +297,8 @@ Meaning v_meaning(const PaperPlanes& p, const Unpacked& codes, std::uint32_t t, 
 
 }  // namespace
 
-const PaperKernels kPaperScalar = {round_stochastic, sum_codes, scores, attend};
+const PaperKernels kPaperScalar = {round_stochastic, sum_codes, pack_rows,
+                                   sums_match,       scores,    attend};
 
 void paper_attend_row_exact(const PaperPlanes& planes, const Queries& queries,
                             AttentionStates states, std::uint32_t row) {

@@ -357,34 +357,95 @@ TEST(PaperEncode, SumsAreThoseOfTheColumns) {
   }
 }
 
+// Along the rows, one sub-plane at a time, into words of 64 or more lanes.
+TEST(PaperEncode, PacksAlongTheRows) {
+  std::mt19937 random(5);
+  std::vector<std::uint8_t> codes(128 * 64);
+  for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random() % 256);
+  for (const Isa isa : available_isas()) {
+    for (const auto& [bits, shift] : {std::pair{8u, 0u}, {4u, 0u}, {4u, 3u}, {2u, 4u}, {1u, 6u}}) {
+      for (const std::size_t lanes : {64u, 128u}) {
+        for (const std::uint32_t rows : {32u, 64u, 128u}) {
+          std::vector<std::byte> got(rows * lanes * bits / 8, std::byte{0xee});
+          paper_kernels(isa).pack_rows(codes.data(), rows, shift, bits, lanes, got.data());
+          const std::uint32_t fields = 8 / bits;
+          for (std::size_t r = 0; r < rows; ++r) {
+            for (std::size_t c = 0; c < lanes; ++c) {
+              const std::byte at = got[4 * (r / (4 * fields) * lanes + c) + r % 4];
+              const auto field = static_cast<unsigned>(r / 4 % fields) * bits;
+              if (c < 64) {
+                ASSERT_EQ(std::to_integer<unsigned>(at) >> field & ((1u << bits) - 1),
+                          codes[r * 64 + c] >> shift & ((1u << bits) - 1));
+              } else {
+                ASSERT_EQ(at, std::byte{0xee});
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// A sum that is not that of its codes is found, the first and the last.
+TEST(PaperEncode, WrongSumsAreFound) {
+  for (const Isa isa : available_isas()) {
+    for (Shape shape : shapes()) {
+      if (!shape.sums) continue;
+      shape.tokens = 0;
+      const PaperTile tile(shape, 4);
+      const PaperPlanes& p = tile.planes();
+      ASSERT_TRUE(paper_kernels(isa).sums_match(p)) << describe(shape, isa);
+      for (const bool of_k : {true, false}) {
+        const std::size_t bytes = paper_sum_bytes(p.partition, of_k ? p.k_bits : p.v_bits);
+        const std::size_t n = std::size_t{p.tile_tokens()} * p.head_dim / p.partition * bytes;
+        for (const std::size_t at : {std::size_t{0}, n - 1}) {
+          PaperPlanes changed = p;
+          const std::byte* sums = of_k ? p.k_sums : p.v_sums;
+          std::vector<std::byte> wrong(sums, sums + n);
+          wrong[at] ^= std::byte{1};
+          (of_k ? changed.k_sums : changed.v_sums) = wrong.data();
+          ASSERT_FALSE(paper_kernels(isa).sums_match(changed)) << describe(shape, isa);
+        }
+      }
+    }
+  }
+}
+
 // Equal codes everywhere; each value becomes one of the two codes beside it, on average itself, and
 // a value that is a code stays one.
 TEST(PaperEncode, StochasticRoundingIsUnbiasedAndTheSameEverywhere) {
-  constexpr std::uint32_t kRows = 64;
-  std::vector<float> x(kRows * 64);
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const std::size_t column = i % 64;
-    x[i] = column == 5 ? static_cast<float>(i / 64 % 4) : static_cast<float>(column) * 3.0f / 64;
+  constexpr std::uint32_t kRows = 64, kStride = 80;
+  // Value of row r and column c, exact in bf16.
+  const auto value = [](std::size_t r, std::size_t c) {
+    return c == 5 ? static_cast<float>(r % 4) : static_cast<float>(c) * 3.0f / 64;
+  };
+  std::vector<std::uint16_t> upright(kRows * kStride), lying(kRows * kStride);
+  for (std::size_t r = 0; r < kRows; ++r) {
+    for (std::size_t c = 0; c < 64; ++c) {
+      upright[r * kStride + c] = lying[c * kStride + r] = bf16_from_f32(value(r, c));
+    }
   }
   const std::vector<std::uint16_t> scale(64, bf16_from_f32(1.0f)), min(64, bf16_from_f32(0.0f));
   std::vector<double> mean(64, 0.0);
   constexpr int kDraws = 64;
   for (int draw = 0; draw < kDraws; ++draw) {
     const PaperRandom random{0x123456789abcdefull * static_cast<unsigned>(draw), 7u << 8, 1, 256};
-    std::vector<std::uint8_t> want(x.size());
-    paper_kernels(Isa::kScalar)
-        .round_stochastic(x.data(), kRows, 2, scale.data(), min.data(), random, want.data());
+    std::vector<std::uint8_t> want(kRows * 64), got(kRows * 64);
+    const auto round = [&](Isa isa, bool transposed, std::vector<std::uint8_t>& codes) {
+      const HackBlock block{transposed ? lying.data() : upright.data(), kStride, kRows, transposed};
+      paper_kernels(isa).round_stochastic(block, 2, scale.data(), min.data(), random, codes.data());
+    };
+    round(Isa::kScalar, false, want);
     for (const Isa isa : available_isas()) {
-      std::vector<std::uint8_t> got(x.size());
-      paper_kernels(isa).round_stochastic(x.data(), kRows, 2, scale.data(), min.data(), random,
-                                          got.data());
-      ASSERT_EQ(got, want) << isa_name(isa);
-    }
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      ASSERT_LT(std::fabs(want[i] - x[i]), 1.0f);
-      if (i % 64 == 5) {
-        ASSERT_EQ(want[i], x[i]);
+      for (const bool transposed : {false, true}) {
+        round(isa, transposed, got);
+        ASSERT_EQ(got, want) << isa_name(isa) << " " << transposed;
       }
+    }
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      const float x = value(i / 64, i % 64);
+      ASSERT_LT(std::fabs(want[i] - x), i % 64 == 5 ? 1e-30f : 1.0f);
       mean[i % 64] += want[i] / static_cast<double>(kDraws * kRows);
     }
   }
