@@ -564,8 +564,7 @@ KVFERRY_INLINE void load_square(const HackBlock& block, std::uint32_t r, std::ui
 }
 
 void round_stochastic(const HackBlock& block, std::uint32_t bits, const std::uint16_t* scale,
-                      const std::uint16_t* min_in, const PaperRandom& random,
-                      std::uint8_t* codes) {
+                      const std::uint16_t* min_in, const PaperRandom& random, std::uint8_t* codes) {
   constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15;
   const __m512i stream = finalise(_mm512_set1_epi64(static_cast<long long>(random.key + kGolden)));
   const V levels = broadcast(static_cast<float>((1u << bits) - 1u));

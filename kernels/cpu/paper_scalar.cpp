@@ -36,8 +36,8 @@ void round_stochastic(const HackBlock& block, std::uint32_t bits, const std::uin
       const std::uint64_t counter = random.first + r * random.row_step + c * random.column_step;
       const std::uint64_t bits64 = finalise(stream + (counter + 1) * kGolden);
       const float uniform = static_cast<float>(bits64 >> 40) * 0x1p-24f;
-      const float x = widen(block.transposed ? block.x[c * block.stride + r]
- : block.x[r * block.stride + c]);
+      const float x =
+          widen(block.transposed ? block.x[c * block.stride + r] : block.x[r * block.stride + c]);
       const float place = std::clamp((x * 0.5f - mh) * inv, 0.0f, levels);
       const float lower = std::floor(place);
       codes[r * kBlock + c] =
