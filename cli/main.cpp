@@ -274,6 +274,7 @@ int main(int argc, char** argv) {
   app.add_option("--isa", isa, "Kernels to use: scalar, avx2, avx512; the best unless said")
       ->envname("KVFERRY_ISA")
       ->check(CLI::IsMember({"scalar", "avx2", "avx512"}));
+  app.fallthrough();  // --isa may also stand behind the command
 
   GenerateOptions generate;
   LogitsOptions logits;

@@ -129,6 +129,10 @@ TEST(Arguments, UnknownCodecNamesThePosition) {
 TEST(Arguments, WrongUsageIsStatusTwo) {
   EXPECT_EQ(run({"generate"}).status, 2);
   EXPECT_EQ(run({"frobnicate"}).status, 2);
+  EXPECT_EQ(run({"doctor", "up"}).status, 2);
+  EXPECT_EQ(run({"codec", "list", "--isa", "neon"}).status, 2);
+  EXPECT_EQ(run({"codec", "list", "--isa", "scalar"}).status, 0);
+  EXPECT_EQ(run({"--isa", "scalar", "codec", "list"}).status, 0);
   EXPECT_EQ(run({"--help"}).status, 0);
 }
 

@@ -7,10 +7,12 @@
 
 #include <atomic>
 #include <set>
+#include <span>
 #include <thread>
 
 #include "base/compute_pool.h"
 #include "cluster_fixture.h"
+#include "kernels/isa.h"
 #include "model/model.h"
 #include "random_checkpoint.h"
 
@@ -21,10 +23,10 @@ constexpr std::uint32_t kLengths[] = {1, 63, 64, 65, 127, 128, 129, 500, 2000};
 constexpr const char* kBundled = "mini";
 constexpr const char* kCodecs[] = {"raw", "hadamard | hack(k=4,v=2)", "hadamard | hack(k=2,v=2)"};
 
-std::vector<Ask> all_asks() {
+std::vector<Ask> asks_of_length(std::span<const std::uint32_t> lengths) {
   std::vector<Ask> asks;
   std::uint64_t seed = 100;
-  for (const std::uint32_t length : kLengths) {
+  for (const std::uint32_t length : lengths) {
     for (const char* codec : kCodecs) {
       for (const float temperature : {0.0f, 0.9f}) {
         Ask ask{random_prompt(++seed, length), codec, temperature, seed, 16};
@@ -43,12 +45,13 @@ std::vector<Ask> all_asks() {
 struct Served {
   std::unique_ptr<RandomCheckpoint> checkpoint;  // null for the bundled model
   std::filesystem::path directory = model_directory();
-  std::vector<Ask> asks = all_asks();
+  std::vector<Ask> asks;
   std::vector<Answer> answers;
 };
 
-Served serve(const std::string& name) {
+Served serve(const std::string& name, std::span<const std::uint32_t> lengths) {
   Served served;
+  served.asks = asks_of_length(lengths);
   if (name != kBundled) {
     auto made = RandomCheckpoint::create(name);
     EXPECT_TRUE(made.ok()) << made.status().to_string();
@@ -74,7 +77,8 @@ Served serve(const std::string& name) {
 const Served& served(const std::string& name) {
   static std::map<std::string, Served> all;
   const auto known = all.find(name);
-  return known != all.end() ? known->second : all.emplace(name, serve(name)).first->second;
+  return known != all.end() ? known->second
+                            : all.emplace(name, serve(name, kLengths)).first->second;
 }
 
 // Asks everything with `concurrency` clients; half of the requests stream.
@@ -170,6 +174,26 @@ TEST(LocalPrefill, SameAnswers) {
   ASSERT_TRUE(cluster.ok()) << cluster.status().to_string();
   expect_same(**cluster, served(kBundled), 4);
   expect_idle(**cluster);
+}
+
+// An instruction set forced on every process runs in all of them, and they say so.
+TEST(ForcedKernels, SameAnswersAndNamedByTheMetrics) {
+  constexpr std::uint32_t kShort[] = {63, 129};  // scalar kernels are slow
+  for (const kernels::Isa isa : kernels::available_isas()) {
+    const std::string name(kernels::isa_name(isa));
+    ASSERT_TRUE(kernels::force_isa(isa));
+    const Served expected = serve(kBundled, kShort);
+    ClusterOptions options;
+    options.arguments = {"--isa", name};
+    auto cluster = Cluster::start(options);
+    ASSERT_TRUE(cluster.ok()) << cluster.status().to_string();
+    expect_same(**cluster, expected, 4);
+    for (const std::string& worker : (*cluster)->workers()) {
+      EXPECT_TRUE((*cluster)->metric(worker, "kvferry_build_info", "kernels=\"" + name + "\"").ok())
+          << worker;
+    }
+  }
+  ASSERT_TRUE(kernels::force_isa(kernels::available_isas().back()));
 }
 
 }  // namespace
