@@ -90,44 +90,85 @@ void from_bf16(const std::uint16_t* x, std::size_t n, float* out) {
   }
 }
 
-// a + b in the lower lane of each pair, a - b in the upper one: there the partner is a, and
-// a + (-b) has the bits of a - b.
+// a + b in the lower lane of each pair, a - b in the upper one: there the partner is a. The product
+// with +-1 is exact, so this is one rounding, that of the addition.
 template <int S>
 KVFERRY_INLINE V butterfly(V v) {
   if constexpr (S < kLanes) {
-    return add(partner<S>(v), bit_xor(v, upper_signs<S>()));
+    return fma(v, bit_xor(broadcast(1.0f), upper_signs<S>()), partner<S>(v));
   } else {
     return v;
   }
 }
 
-// The butterflies of strides from `stride` up, over the whole row.
-KVFERRY_INLINE void wide_butterflies(float* x, std::size_t stride, std::size_t n) {
+// The butterflies between registers at distance S of N, and those of wider strides.
+template <int S, int N>
+KVFERRY_INLINE void butterflies_between(V (&r)[N]) {
+  if constexpr (S < N) {
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+      if ((i & S) != 0) continue;
+      const V a = r[i];
+      const V b = r[i + S];
+      r[i] = add(a, b);
+      r[i + S] = sub(a, b);
+    }
+    butterflies_between<2 * S, N>(r);
+  }
+}
+
+// Whole butterflies of N registers, which then are multiplied by the scale.
+template <int N>
+KVFERRY_INLINE void hadamard_registers(float* x, V scale) {
+  V r[N];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    r[i] = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(x + i * kLanes)))));
+  }
+  butterflies_between<1, N>(r);
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) store(x + i * kLanes, mul(r[i], scale));
+}
+
+// The butterflies of strides from `stride` up, over the whole row, and the multiplication by the
+// scale in the last of them: before it, that is by 1.
+KVFERRY_INLINE void wide_butterflies(float* x, std::size_t stride, std::size_t n, float scale) {
   for (; stride < n; stride *= 2) {
+    const float factor = 2 * stride == n ? scale : 1.0f;
     for (std::size_t start = 0; start < n; start += 2 * stride) {
-      for (std::size_t i = start; i < start + stride; ++i) {
-        const float a = x[i];
-        const float b = x[i + stride];
-        x[i] = a + b;
-        x[i + stride] = a - b;
+      float* __restrict low = x + start;
+      float* __restrict high = low + stride;
+      for (std::size_t i = 0; i < stride; ++i) {
+        const float a = low[i];
+        const float b = high[i];
+        low[i] = (a + b) * factor;
+        high[i] = (a - b) * factor;
       }
     }
   }
 }
 
+// Rows that fit in the registers are read and written once; longer ones are cut into parts. Row by
+// row in passes over memory, 128 values took 62 ns instead of 20 (Zen 4, AVX-512).
 void hadamard(float* x, std::size_t heads, std::size_t head_dim) {
+  constexpr std::size_t kPart = 8;  // registers
   const float scale = static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(head_dim)));
   for (std::size_t head = 0; head < heads; ++head) {
     float* row = x + head * head_dim;
-    std::size_t stride = 1;
-    if (head_dim >= kLanes) {
-      for (std::size_t i = 0; i < head_dim; i += kLanes) {
-        store(row + i, butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(row + i))))));
+    if (head_dim == 4 * kLanes) {
+      hadamard_registers<4>(row, broadcast(scale));
+    } else if (head_dim == kPart * kLanes) {
+      hadamard_registers<kPart>(row, broadcast(scale));
+    } else if (kLanes == 16 && head_dim == 16 * kLanes) {
+      hadamard_registers<16>(row, broadcast(scale));
+    } else if (head_dim < 4 * kLanes) {
+      wide_butterflies(row, 1, head_dim, scale);
+    } else {
+      for (std::size_t i = 0; i < head_dim; i += kPart * kLanes) {
+        hadamard_registers<kPart>(row + i, broadcast(1.0f));
       }
-      stride = kLanes;
+      wide_butterflies(row, kPart * kLanes, head_dim, scale);
     }
-    wide_butterflies(row, stride, head_dim);
-    for (std::size_t i = 0; i < head_dim; ++i) row[i] *= scale;
   }
 }
 

@@ -188,6 +188,26 @@ TEST_P(DenseRows, HadamardByItsDefinition) {
   }
 }
 
+// Encoded bytes rest on the order: butterflies of stride 1, 2, 4, ..., then the multiplication.
+TEST_P(DenseRows, HadamardHasTheBitsOfItsPlainLoops) {
+  for (std::size_t n = 2; n <= 256; n *= 2) {
+    std::vector<float> want = normal_values(n, 12);
+    want[n / 2] = -0.0f;
+    std::vector<float> x = want;
+    for (std::size_t stride = 1; stride < n; stride *= 2) {
+      for (std::size_t i = 0; i < n; ++i) {
+        if ((i & stride) != 0) continue;
+        const float a = want[i], b = want[i + stride];
+        want[i] = a + b;
+        want[i + stride] = a - b;
+      }
+    }
+    for (float& value : want) value *= static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
+    kernels().hadamard(x.data(), 1, n);
+    ASSERT_EQ(x, want) << n;
+  }
+}
+
 TEST_P(DenseRows, HadamardIsItsOwnInverse) {
   for (std::size_t n = 2; n <= 256; n *= 2) {
     const std::vector<float> before = normal_values(5 * n, 10);
