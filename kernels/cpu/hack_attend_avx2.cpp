@@ -148,15 +148,14 @@ struct Codes {
   std::size_t row_bytes;   // from a row of words to the next
 };
 
-// sums[r][i] += 2^shift * dot over 16 steps of the `Fields` fields from `First` up of `Bits` bits
-// in each byte. Row r's other operand is at others + r * stride, 4 bytes a step.
+// sums[r][i] += dot over 16 steps of the `Fields` fields from `First` up of `Bits` bits in each
+// byte. Row r's other operand is at others + r * stride, 4 bytes a step.
 template <class Dot, int Bits, int First, int Fields, int R>
 KVFERRY_INLINE void add_fields(const Codes& codes, const void* others, std::size_t stride,
-                               std::uint32_t shift, __m256i (&sums)[R][kTogether]) {
+                               __m256i (&sums)[R][kTogether]) {
   constexpr int kWiden = widening_steps<Dot, Bits>();
   static_assert(kWiden * 2 * Dot::kLargest * ((1 << Bits) - 1) <= 32767 && kWiden % Fields == 0);
   const __m256i mask = _mm256_set1_epi8((1 << Bits) - 1);
-  const __m128i count = _mm_cvtsi32_si128(static_cast<int>(shift));
   const auto* other = static_cast<const std::byte*>(others);
   const std::byte* words = codes.words;
   for (int step = 0; step < kSteps; step += kWiden) {
@@ -182,6 +181,8 @@ KVFERRY_INLINE void add_fields(const Codes& codes, const void* others, std::size
           const __m256i bytes = broadcast_bytes(other + r * stride + 4 * f);
           for (int i = 0; i < kTogether; ++i) {
             partial[r][i] = _mm256_add_epi16(partial[r][i], Dot::apply(code[i], bytes));
+            // Or gcc adds up trees of products first and spills the sums.
+            asm("" : "+x"(partial[r][i]));
           }
         }
       }
@@ -190,39 +191,69 @@ KVFERRY_INLINE void add_fields(const Codes& codes, const void* others, std::size
     for (int r = 0; r < R; ++r) {
       for (int i = 0; i < kTogether; ++i) {
         const __m256i wide = _mm256_madd_epi16(partial[r][i], _mm256_set1_epi16(1));
-        sums[r][i] = _mm256_add_epi32(sums[r][i], _mm256_sll_epi32(wide, count));
+        sums[r][i] = _mm256_add_epi32(sums[r][i], wide);
       }
     }
   }
 }
 
-// sums[r][i] = dot of codes of `bits` bits over 64 places of the packed axis. first: where the
-// lanes lie within a row of words. place: of the 64 places, in units of 64.
-template <class Dot, int R>
-KVFERRY_INLINE void dots(const HackSubPlanes& planes, const std::byte* all, std::size_t dim,
-                         std::size_t lanes, std::size_t place, std::size_t first,
-                         const void* others, std::size_t stride, __m256i (&sums)[R][kTogether]) {
+template <int R>
+KVFERRY_INLINE void set_zero(__m256i (&sums)[R][kTogether]) {
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     for (int i = 0; i < kTogether; ++i) sums[r][i] = _mm256_setzero_si256();
   }
-  for (std::uint32_t n = 0; n < planes.count; ++n) {
-    const HackSubPlane& sub = planes.part[n];
-    const Codes codes{all + 8 * dim * sub.shift + 8 * lanes * sub.bits * place + 4 * first,
-                      4 * lanes};
-    switch (sub.bits) {
-      case 1:
-        add_fields<Dot, 1, 0, 8>(codes, others, stride, sub.shift, sums);
-        break;
-      case 2:
-        add_fields<Dot, 2, 0, 4>(codes, others, stride, sub.shift, sums);
-        break;
-      case 4:
-        add_fields<Dot, 4, 0, 2>(codes, others, stride, sub.shift, sums);
-        break;
-      default:
-        add_fields<Dot, 4, 0, 1>(codes, others, stride, 0, sums);
-        add_fields<Dot, 4, 1, 1>(codes, others, stride, 4, sums);
+}
+
+// sums[r][i] = the dots of one sub-plane, of 1, 2, 4 or 8 bits.
+template <class Dot, int R>
+KVFERRY_INLINE void sub_plane_dots(std::uint32_t bits, const Codes& codes, const void* others,
+                                   std::size_t stride, __m256i (&sums)[R][kTogether]) {
+  set_zero(sums);
+  switch (bits) {
+    case 1:
+      return add_fields<Dot, 1, 0, 8>(codes, others, stride, sums);
+    case 2:
+      return add_fields<Dot, 2, 0, 4>(codes, others, stride, sums);
+    case 4:
+      return add_fields<Dot, 4, 0, 2>(codes, others, stride, sums);
+    default:
+      add_fields<Dot, 4, 1, 1>(codes, others, stride, sums);
+      for (int r = 0; r < R; ++r) {
+        for (int i = 0; i < kTogether; ++i) sums[r][i] = _mm256_slli_epi32(sums[r][i], 4);
+      }
+      return add_fields<Dot, 4, 0, 1>(codes, others, stride, sums);
+  }
+}
+
+// What a tile's dots are taken of: the codes of K or of V.
+struct Plane {
+  const std::byte* codes;
+  std::size_t bits;
+  std::size_t dim;
+  std::size_t lanes;  // 64 for K, dim for V
+};
+
+// sums[r][i] = the dots with the codes of kChunk lanes from `lane` up, over the places from 64 *
+// `block` up of the packed axis.
+template <class Dot, int R>
+KVFERRY_INLINE void dots(const Plane& plane, std::size_t block, std::size_t lane,
+                         const void* others, std::size_t stride, __m256i (&sums)[R][kTogether]) {
+  const auto codes_of = [&](const HackSubPlane& sub) {
+    return Codes{
+        plane.codes + 8 * (plane.dim * sub.shift + plane.lanes * sub.bits * block) + 4 * lane,
+        4 * plane.lanes};
+  };
+  const HackSubPlanes& subs = kHackSubPlanes[plane.bits];
+  sub_plane_dots<Dot>(subs.part[0].bits, codes_of(subs.part[0]), others, stride, sums);
+  for (std::uint32_t n = 1; n < subs.count; ++n) {
+    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(subs.part[n].shift));
+    __m256i more[R][kTogether];
+    sub_plane_dots<Dot>(subs.part[n].bits, codes_of(subs.part[n]), others, stride, more);
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < kTogether; ++i) {
+        sums[r][i] = _mm256_add_epi32(sums[r][i], _mm256_sll_epi32(more[r][i], shift));
+      }
     }
   }
 }
@@ -276,7 +307,7 @@ void fold_queries(const HackPlanes& planes, const float* q, float largest_row, B
 template <int R>
 void score(const HackPlanes& planes, Block& block) {
   const std::size_t dim = planes.head_dim;
-  const HackSubPlanes& subs = kHackSubPlanes[planes.k_bits];
+  const Plane codes{planes.k_codes, planes.k_bits, dim, kTokens};
   for (std::size_t t = 0; t < kTokens; t += kChunk) {
     const std::size_t half = t / (kTokens / halves_of(planes));
     V scores[R][kTogether];
@@ -285,8 +316,7 @@ void score(const HackPlanes& planes, Block& block) {
     }
     for (std::size_t g = 0; g < dim / 64; ++g) {
       __m256i sums[R][kTogether];
-      dots<KeyDot>(subs, planes.k_codes, dim, kTokens, g, t, block.q[half][0] + 64 * g, kMaxDim,
-                   sums);
+      dots<KeyDot>(codes, g, t, block.q[half][0] + 64 * g, kMaxDim, sums);
       for (int r = 0; r < R; ++r) {
         const V step = broadcast(block.q_step[half][g][r]);
         for (int i = 0; i < kTogether; ++i) {
@@ -318,12 +348,15 @@ void soften(const float* score_add, Block& block) {
     }
   }
   _mm_store_ps(block.m, reduce_rows<Max>(row));
+  V largest[R];
   for (int r = 0; r < R; ++r) {
-    const V largest = broadcast(block.m[r]);
+    largest[r] = broadcast(block.m[r]);
     row[r] = zero();
-#pragma GCC unroll 2
-    for (int t = 0; t < kTokens; t += kLanes) {
-      const V p = exp_nonpositive(sub(load(block.p[r] + t), largest));
+  }
+  for (int t = 0; t < kTokens; t += kLanes) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {  // side by side, for exp is one long chain
+      const V p = exp_nonpositive(sub(load(block.p[r] + t), largest[r]));
       store(block.p[r] + t, p);
       row[r] = add(row[r], p);
     }
@@ -401,24 +434,27 @@ void add_values(const HackPlanes& planes, const Block& block, AttentionStates st
                 std::uint32_t first, const Weights& weights) {
   constexpr float kLargest = 0x1.fffffep127f;
   const std::size_t dim = planes.head_dim;
-  const HackSubPlanes& subs = kHackSubPlanes[planes.v_bits];
+  const Plane codes{planes.v_codes, planes.v_bits, dim, dim};
   for (std::size_t d = 0; d < dim; d += kChunk) {
     const std::size_t g = d / planes.v_group;
-    __m256i sums[R][kTogether];
-    dots<ValueDot>(subs, planes.v_codes, dim, dim, 0, d, block.pq[g][0], kTokens, sums);
+    V column[kTogether];
     for (int i = 0; i < kTogether; ++i) {
-      const std::size_t at = d + kLanes * static_cast<std::size_t>(i);
-      const V column =
-          planes.v_column == nullptr ? broadcast(1.0f) : load_bf16(planes.v_column, at);
-      for (int r = 0; r < R; ++r) {
-        if ((block.fits >> r & 1u) == 0) continue;
-        float* o = states.o + (first + r) * dim + at;
-        const V tile = mul(fma(_mm256_cvtepi32_ps(sums[r][i]), broadcast(block.p_step[g][r]),
-                               broadcast(block.p_offset[g][r])),
-                           column);
-        const V merged =
-            fma(tile, broadcast(weights.tile[r]), mul(load(o), broadcast(weights.before[r])));
-        store(o, min(max(merged, broadcast(-kLargest)), broadcast(kLargest)));
+      column[i] =
+          planes.v_column == nullptr ? broadcast(1.0f) : load_bf16(planes.v_column, d + kLanes * i);
+    }
+    __m256i sums[R][kTogether];
+    dots<ValueDot>(codes, 0, d, block.pq[g][0], kTokens, sums);
+    for (int r = 0; r < R; ++r) {
+      if ((block.fits >> r & 1u) == 0) continue;
+      const V step = broadcast(block.p_step[g][r]);
+      const V offset = broadcast(block.p_offset[g][r]);
+      const V before = broadcast(weights.before[r]);
+      const V factor = broadcast(weights.tile[r]);
+      float* o = states.o + (first + r) * dim + d;
+      for (int i = 0; i < kTogether; ++i) {
+        const V tile = mul(fma(_mm256_cvtepi32_ps(sums[r][i]), step, offset), column[i]);
+        const V merged = fma(tile, factor, mul(load(o + kLanes * i), before));
+        store(o + kLanes * i, min(max(merged, broadcast(-kLargest)), broadcast(kLargest)));
       }
     }
   }
