@@ -140,46 +140,36 @@ void rans_count(const std::byte* in, std::size_t n, std::uint32_t* counts) {
   }
 }
 
-// Eight slots at a time; what is too many is overwritten by the next symbol.
-void rans_decode_table(const RansModel& model, RansDecodeTable& table) {
-  constexpr std::uint32_t kStep = RansDecodeTable::kSpill;
-  std::uint32_t* slot = table.slot;
-  for (std::uint32_t s = 0; s < kRansSymbols; ++s) {
-    const std::uint32_t freq = model.freq[s];
-    const std::uint32_t entry = s | freq << 8;
-    for (std::uint32_t i = 0; i < freq; i += kStep) {
-      for (std::uint32_t j = 0; j < kStep; ++j) slot[i + j] = entry + ((i + j) << 20);
-    }
-    slot += freq;
-  }
-}
-
 void rans_encode_table(const RansModel& model, RansEncodeTable& table) {
   std::uint32_t start = 0;
   for (std::uint32_t s = 0; s < kRansSymbols; ++s) {
     const std::uint32_t freq = model.freq[s];
-    table.symbol[s] = {1.0 / (freq == 0 ? 1 : freq), freq, start};
+    table.inverse[s] = 1.0 / (freq == 0 ? 1 : freq);
+    table.interval[s] = freq | start << 16;
     start += freq;
   }
 }
 
-void rans_start(RansEncoder& encoder, std::byte* begin, std::byte* end) {
-  std::fill(std::begin(encoder.state), std::end(encoder.state), kRansLow);
+void rans_start(RansEncoder& encoder, std::uint32_t lanes, std::byte* begin, std::byte* end) {
+  std::fill_n(encoder.state, lanes, kRansLow);
+  encoder.lanes = lanes;
   encoder.begin = begin;
   encoder.next = end;
 }
 
-bool rans_open(RansDecoder& decoder, std::span<const std::byte> stream) {
-  if (stream.size() < kRansStateBytes) return false;
-  std::memcpy(decoder.state, stream.data(), kRansStateBytes);
-  decoder.next = stream.data() + kRansStateBytes;
+bool rans_open(RansDecoder& decoder, std::uint32_t lanes, std::span<const std::byte> stream) {
+  const std::size_t state_bytes = rans_state_bytes(lanes);
+  if (stream.size() < state_bytes) return false;
+  std::memcpy(decoder.state, stream.data(), state_bytes);
+  decoder.lanes = lanes;
+  decoder.next = stream.data() + state_bytes;
   decoder.end = stream.data() + stream.size();
   return true;
 }
 
 bool rans_closed(const RansDecoder& decoder) {
   return decoder.next == decoder.end &&
-         std::all_of(std::begin(decoder.state), std::end(decoder.state),
+         std::all_of(decoder.state, decoder.state + decoder.lanes,
                      [](std::uint32_t state) { return state == kRansLow; });
 }
 

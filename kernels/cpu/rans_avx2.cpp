@@ -7,8 +7,6 @@
 namespace kvferry::kernels {
 namespace {
 
-constexpr int kVectors = kRansLanes / 8;
-
 // For each set of lanes that want a word: which of the next words each lane gets.
 using Places = std::array<std::array<std::uint8_t, 8>, 256>;
 constexpr Places make_places() {
@@ -50,11 +48,14 @@ void store_symbols(__m256i entry, std::byte* out) {
       _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
 }
 
-bool decode(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, std::size_t n) {
+template <int kVectors>
+void decode_rounds(const RansDecodeTable& table, RansDecoder& decoder, std::byte*& out,
+                   std::size_t& n) {
+  constexpr std::size_t kLanes = 8 * kVectors;
   const __m256i slot_mask = _mm256_set1_epi32(kRansTotal - 1);
   const std::byte* next = decoder.next;
-  // 8 words are read for each vector, so 64 must be there whether all are wanted or not.
-  while (n >= kRansLanes && decoder.end - next >= std::ptrdiff_t{2 * kRansLanes}) {
+  // 8 words are read for each vector, whether all are wanted or not.
+  while (n >= kLanes && decoder.end - next >= std::ptrdiff_t{2 * kLanes}) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       auto* lanes = reinterpret_cast<__m256i*>(decoder.state + 8 * v);
@@ -77,11 +78,43 @@ bool decode(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, 
       _mm256_store_si256(lanes, _mm256_blendv_epi8(after, refilled, wants));
       next += 2 * _mm_popcnt_u32(lanes_wanting);
     }
-    out += kRansLanes;
-    n -= kRansLanes;
+    out += kLanes;
+    n -= kLanes;
   }
   decoder.next = next;
+}
+
+bool decode(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, std::size_t n) {
+  if (decoder.lanes == kRansLanes) {
+    decode_rounds<8>(table, decoder, out, n);
+  } else {
+    decode_rounds<2>(table, decoder, out, n);
+  }
   return kRansScalar.decode(table, decoder, out, n);
+}
+
+// Scalar: without a store of chosen lanes, and with half the lanes, little would be gained.
+bool encode(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
+            std::size_t n) {
+  return kRansScalar.encode(table, encoder, in, n);
+}
+
+// As the scalar one: always 32 slots at a time, and what is too many is overwritten.
+void decode_table(const RansModel& model, RansDecodeTable& table) {
+  const __m256i ramp = _mm256_slli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), 20);
+  const __m256i quarter = _mm256_set1_epi32(8 << 20);
+  std::uint32_t* slot = table.slot;
+  for (std::uint32_t s = 0; s < kRansSymbols; ++s) {
+    const std::uint32_t freq = model.freq[s];
+    __m256i entries = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(s | freq << 8)), ramp);
+    for (std::uint32_t i = 0; i < freq; i += RansDecodeTable::kSpill) {
+      for (std::uint32_t j = 0; j < RansDecodeTable::kSpill; j += 8) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(slot + i + j), entries);
+        entries = _mm256_add_epi32(entries, quarter);
+      }
+    }
+    slot += freq;
+  }
 }
 
 // 32 values of 16 bits below 256, in two vectors, to bytes in order.
@@ -129,6 +162,6 @@ void join_bf16(const std::byte* exponent, const std::byte* rest, std::size_t n, 
 
 }  // namespace
 
-const RansKernels kRansAvx2 = {decode, split_bf16, join_bf16};
+const RansKernels kRansAvx2 = {encode, decode_table, decode, split_bf16, join_bf16};
 
 }  // namespace kvferry::kernels

@@ -1,5 +1,5 @@
-// Encoding, and the scalar kernels: their order of words is the definition of a stream, and the
-// vector ones leave the last words and symbols of a run to them.
+// The scalar kernels of rANS: their order of words is the definition of a stream, and the vector
+// ones leave the last words and symbols of a run to them.
 #include <algorithm>
 #include <cstring>
 
@@ -21,7 +21,7 @@ std::uint32_t step(const RansDecodeTable& table, std::uint32_t state, std::byte*
   return (entry >> 8) % kRansTotal * (state >> kRansBits) + (entry >> 20);
 }
 
-// Up to 64 symbols, word by word.
+// As many symbols as there are states or fewer, word by word.
 bool decode_careful(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out,
                     std::size_t n) {
   for (std::size_t lane = 0; lane < n; ++lane) {
@@ -37,11 +37,12 @@ bool decode_careful(const RansDecodeTable& table, RansDecoder& decoder, std::byt
 }
 
 bool decode(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, std::size_t n) {
-  while (n >= kRansLanes && decoder.end - decoder.next >= std::ptrdiff_t{2 * kRansLanes}) {
-    // Enough words for any 64 symbols, so a word is read whether it is wanted or not: a branch
-    // would be guessed wrong every fourth time.
+  const std::size_t lanes = decoder.lanes;
+  while (n >= lanes && decoder.end - decoder.next >= static_cast<std::ptrdiff_t>(2 * lanes)) {
+    // Enough words for a whole round, so a word is read whether it is wanted or not: a branch would
+    // be guessed wrong every other time.
     const std::byte* next = decoder.next;
-    for (std::size_t lane = 0; lane < kRansLanes; ++lane) {
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
       const std::uint32_t state = step(table, decoder.state[lane], out + lane);
       const bool wants = state < kRansLow;
       const std::uint32_t refilled = state << 16 | load_word(next);
@@ -49,16 +50,63 @@ bool decode(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, 
       next += wants ? 2 : 0;
     }
     decoder.next = next;
-    out += kRansLanes;
-    n -= kRansLanes;
-  }
-  while (n > 0) {
-    const std::size_t lanes = std::min<std::size_t>(n, kRansLanes);
-    if (!decode_careful(table, decoder, out, lanes)) return false;
     out += lanes;
     n -= lanes;
   }
+  while (n > 0) {
+    const std::size_t some = std::min(n, lanes);
+    if (!decode_careful(table, decoder, out, some)) return false;
+    out += some;
+    n -= some;
+  }
   return true;
+}
+
+// One round, as many symbols as there are states or fewer, the last first; there is room for its
+// words.
+void encode_round(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
+                  std::size_t n) {
+  std::byte* next = encoder.next;
+  for (std::size_t lane = n; lane-- > 0;) {
+    const auto symbol = static_cast<std::uint8_t>(in[lane]);
+    const std::uint32_t freq = table.interval[symbol] & 0xffff;
+    std::uint32_t state = encoder.state[lane];
+    const auto word = static_cast<std::uint16_t>(state);
+    std::memcpy(next - 2, &word, sizeof(word));
+    // In arithmetic: a branch here is guessed wrong every other time.
+    const std::uint32_t full = state >> 20 >= freq ? 1 : 0;
+    next -= 2 * full;
+    state >>= 16 * full;
+    const auto quotient = static_cast<std::uint32_t>((state + 0.5) * table.inverse[symbol]);
+    encoder.state[lane] = state + quotient * (kRansTotal - freq) + (table.interval[symbol] >> 16);
+  }
+  encoder.next = next;
+}
+
+bool encode(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
+            std::size_t n) {
+  while (n > 0) {
+    const std::size_t lanes = (n - 1) % encoder.lanes + 1;
+    if (encoder.next - encoder.begin < static_cast<std::ptrdiff_t>(2 * lanes)) return false;
+    n -= lanes;
+    encode_round(table, encoder, in + n, lanes);
+  }
+  return true;
+}
+
+// Always 32 slots at a time, so that most symbols take one round and the CPU can guess it; what is
+// too many is overwritten by the next symbol.
+void decode_table(const RansModel& model, RansDecodeTable& table) {
+  constexpr std::uint32_t kStep = RansDecodeTable::kSpill;
+  std::uint32_t* slot = table.slot;
+  for (std::uint32_t s = 0; s < kRansSymbols; ++s) {
+    const std::uint32_t freq = model.freq[s];
+    const std::uint32_t entry = s | freq << 8;
+    for (std::uint32_t i = 0; i < freq; i += kStep) {
+      for (std::uint32_t j = 0; j < kStep; ++j) slot[i + j] = entry + ((i + j) << 20);
+    }
+    slot += freq;
+  }
 }
 
 void split_bf16(const std::byte* in, std::size_t n, std::byte* exponent, std::byte* rest) {
@@ -80,29 +128,6 @@ void join_bf16(const std::byte* exponent, const std::byte* rest, std::size_t n, 
 
 }  // namespace
 
-bool rans_encode(const RansEncodeTable& table, RansEncoder& encoder, const std::byte* in,
-                 std::size_t n) {
-  std::byte* next = encoder.next;
-  while (n > 0) {
-    const std::size_t lanes = (n - 1) % kRansLanes + 1;
-    if (next - encoder.begin < static_cast<std::ptrdiff_t>(2 * lanes)) return false;
-    n -= lanes;
-    for (std::size_t lane = lanes; lane-- > 0;) {
-      const auto& symbol = table.symbol[static_cast<std::uint8_t>(in[n + lane])];
-      std::uint32_t state = encoder.state[lane];
-      const auto word = static_cast<std::uint16_t>(state);
-      std::memcpy(next - 2, &word, sizeof(word));
-      const bool full = state >> 20 >= symbol.freq;
-      next -= full ? 2 : 0;
-      state = full ? state >> 16 : state;
-      const auto quotient = static_cast<std::uint32_t>((state + 0.5) * symbol.inverse);
-      encoder.state[lane] = state + quotient * (kRansTotal - symbol.freq) + symbol.start;
-    }
-  }
-  encoder.next = next;
-  return true;
-}
-
-const RansKernels kRansScalar = {decode, split_bf16, join_bf16};
+const RansKernels kRansScalar = {encode, decode_table, decode, split_bf16, join_bf16};
 
 }  // namespace kvferry::kernels

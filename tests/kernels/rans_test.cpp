@@ -39,33 +39,41 @@ CodedRun geometric_run(std::mt19937& random, std::size_t n, double ratio) {
   return {model_of(bytes), bytes};
 }
 
-Bytes encode(const std::vector<CodedRun>& runs) {
+Bytes encode_with(Isa isa, const std::vector<CodedRun>& runs, std::uint32_t lanes) {
   std::size_t room = 0;
   for (const CodedRun& run : runs) room += 2 * run.bytes.size() + 2 * kRansLanes;
   Bytes words(room);
   RansEncoder encoder;
-  rans_start(encoder, words.data(), words.data() + words.size());
+  rans_start(encoder, lanes, words.data(), words.data() + words.size());
   static RansEncodeTable table;
   for (auto run = runs.rbegin(); run != runs.rend(); ++run) {
     rans_encode_table(run->model, table);
-    EXPECT_TRUE(rans_encode(table, encoder, run->bytes.data(), run->bytes.size()));
+    EXPECT_TRUE(rans_kernels(isa).encode(table, encoder, run->bytes.data(), run->bytes.size()));
   }
   const auto word_bytes = static_cast<std::size_t>(words.data() + words.size() - encoder.next);
-  Bytes stream(kRansStateBytes + word_bytes);
-  std::memcpy(stream.data(), encoder.state, kRansStateBytes);
-  std::memcpy(stream.data() + kRansStateBytes, encoder.next, word_bytes);
+  Bytes stream(rans_state_bytes(lanes) + word_bytes);
+  std::memcpy(stream.data(), encoder.state, rans_state_bytes(lanes));
+  std::memcpy(stream.data() + rans_state_bytes(lanes), encoder.next, word_bytes);
+  return stream;
+}
+
+Bytes encode(const std::vector<CodedRun>& runs, std::uint32_t lanes) {
+  const Bytes stream = encode_with(Isa::kScalar, runs, lanes);
+  for (const Isa isa : available_isas()) {
+    EXPECT_EQ(encode_with(isa, runs, lanes), stream) << isa_name(isa);
+  }
   return stream;
 }
 
 // Decodes runs of the models and lengths of `runs` into `out`; whether the stream was whole.
-bool decode(Isa isa, const std::vector<CodedRun>& runs, const Bytes& stream,
+bool decode(Isa isa, const std::vector<CodedRun>& runs, std::uint32_t lanes, const Bytes& stream,
             std::vector<Bytes>& out) {
   out.clear();
   RansDecoder decoder;
-  if (!rans_open(decoder, stream)) return false;
+  if (!rans_open(decoder, lanes, stream)) return false;
   static RansDecodeTable table;
   for (const CodedRun& run : runs) {
-    rans_decode_table(run.model, table);
+    rans_kernels(isa).decode_table(run.model, table);
     out.emplace_back(run.bytes.size());
     if (!rans_kernels(isa).decode(table, decoder, out.back().data(), run.bytes.size())) {
       return false;
@@ -74,41 +82,47 @@ bool decode(Isa isa, const std::vector<CodedRun>& runs, const Bytes& stream,
   return rans_closed(decoder);
 }
 
-bool is_whole(Isa isa, const std::vector<CodedRun>& runs, const Bytes& stream) {
+bool is_whole(Isa isa, const std::vector<CodedRun>& runs, std::uint32_t lanes,
+              const Bytes& stream) {
   std::vector<Bytes> out;
-  if (!decode(isa, runs, stream, out)) return false;
+  if (!decode(isa, runs, lanes, stream, out)) return false;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     if (out[i] != runs[i].bytes) return false;
   }
   return true;
 }
 
-TEST(Rans, ComesBackOnEveryInstructionSet) {
+// By the number of states.
+class Rans : public testing::TestWithParam<std::uint32_t> {};
+INSTANTIATE_TEST_SUITE_P(Lanes, Rans, testing::Values(kRansFewLanes, kRansLanes));
+
+TEST_P(Rans, ComesBackOnEveryInstructionSet) {
   std::mt19937 random(1);
   for (const double ratio : {0.01, 0.5, 0.9, 0.99}) {
     for (const std::size_t n : {0, 1, 63, 64, 65, 127, 128, 1000, 4096, 20000}) {
       const std::vector<CodedRun> runs = {geometric_run(random, n, ratio)};
-      const Bytes stream = encode(runs);
+      const Bytes stream = encode(runs, GetParam());
       for (const Isa isa : available_isas()) {
-        EXPECT_TRUE(is_whole(isa, runs, stream)) << isa_name(isa) << " n=" << n << " r=" << ratio;
+        EXPECT_TRUE(is_whole(isa, runs, GetParam(), stream))
+            << isa_name(isa) << " n=" << n << " r=" << ratio;
       }
     }
   }
 }
 
-TEST(Rans, RunsOfManyModelsShareAStream) {
+TEST_P(Rans, RunsOfManyModelsShareAStream) {
   std::mt19937 random(2);
   std::vector<CodedRun> runs;
   for (int i = 0; i < 40; ++i) {
     runs.push_back(geometric_run(random, random() % 700, 0.05 + 0.02 * i));
   }
-  const Bytes stream = encode(runs);
+  const Bytes stream = encode(runs, GetParam());
   for (const Isa isa : available_isas()) {
-    EXPECT_TRUE(is_whole(isa, runs, stream)) << isa_name(isa);
+    EXPECT_TRUE(is_whole(isa, runs, GetParam(), stream)) << isa_name(isa);
   }
 }
 
-TEST(Rans, LengthIsTheEntropy) {
+TEST_P(Rans, LengthIsTheEntropy) {
   std::mt19937 random(3);
   const std::vector<CodedRun> runs = {geometric_run(random, 1 << 16, 0.8)};
   std::uint32_t counts[kRansSymbols] = {};
@@ -117,59 +131,61 @@ TEST(Rans, LengthIsTheEntropy) {
   for (const std::uint32_t count : counts) {
     if (count != 0) entropy_bits -= count * std::log2(count / 65536.0);
   }
-  const double bits = 8.0 * static_cast<double>(encode(runs).size());
+  const double bits = 8.0 * static_cast<double>(encode(runs, GetParam()).size());
   EXPECT_GT(bits, entropy_bits);
   // Above it are the states, half of which say something, and frequencies of 12 bits.
-  EXPECT_LT(bits, entropy_bits * 1.002 + 8 * kRansStateBytes);
+  EXPECT_LT(bits, entropy_bits * 1.002 + 8 * rans_state_bytes(GetParam()));
   const auto cost = static_cast<double>(rans_cost_bits(runs[0].model, counts));
-  EXPECT_NEAR(bits, cost + 8 * kRansStateBytes * 0.6, 8 * kRansStateBytes * 0.4);
+  EXPECT_NEAR(bits, cost + 8 * rans_state_bytes(GetParam()) * 0.6,
+              8 * rans_state_bytes(GetParam()) * 0.4);
 }
 
 // The bytes of a stream never change: both ends of a wire may be of different versions.
-TEST(Rans, GoldenStream) {
+TEST_P(Rans, GoldenStream) {
   Bytes bytes(2000);
   for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * i % 7);
   const std::vector<CodedRun> runs = {{model_of(bytes), bytes}};
-  const Bytes stream = encode(runs);
+  const Bytes stream = encode(runs, GetParam());
   std::uint32_t sum = 0;
   for (const std::byte b : stream) sum = sum * 31 + static_cast<std::uint8_t>(b);
-  EXPECT_EQ(stream.size(), 640u);
-  EXPECT_EQ(sum, 1866174214u);
+  const bool few = GetParam() == kRansFewLanes;
+  EXPECT_EQ(stream.size(), few ? 544u : 640u);
+  EXPECT_EQ(sum, few ? 1169434435u : 1866174214u);
 }
 
-TEST(Rans, RefusesEveryTruncation) {
+TEST_P(Rans, RefusesEveryTruncation) {
   std::mt19937 random(4);
   const std::vector<CodedRun> runs = {geometric_run(random, 300, 0.7),
                                       geometric_run(random, 500, 0.9)};
-  const Bytes stream = encode(runs);
+  const Bytes stream = encode(runs, GetParam());
   for (const Isa isa : available_isas()) {
     for (std::size_t n = 0; n < stream.size(); ++n) {
       const Bytes cut(stream.begin(), stream.begin() + static_cast<std::ptrdiff_t>(n));
       std::vector<Bytes> out;
-      EXPECT_FALSE(decode(isa, runs, cut, out)) << isa_name(isa) << " " << n;
+      EXPECT_FALSE(decode(isa, runs, GetParam(), cut, out)) << isa_name(isa) << " " << n;
     }
     Bytes longer = stream;
     longer.resize(longer.size() + 2);
-    EXPECT_FALSE(is_whole(isa, runs, longer));
+    EXPECT_FALSE(is_whole(isa, runs, GetParam(), longer));
   }
 }
 
 // Every byte of the stream inverted in turn: decoding ends, within its buffers (the sanitizers look
 // on), and either says no or gives something; what it gives is the same everywhere.
-TEST(Rans, SurvivesDamageAlikeEverywhere) {
+TEST_P(Rans, SurvivesDamageAlikeEverywhere) {
   std::mt19937 random(5);
   const std::vector<CodedRun> runs = {geometric_run(random, 1000, 0.9),
                                       geometric_run(random, 77, 0.5)};
-  const Bytes stream = encode(runs);
+  const Bytes stream = encode(runs, GetParam());
   std::size_t passed = 0;
   for (std::size_t at = 0; at < stream.size(); ++at) {
     Bytes damaged = stream;
     damaged[at] ^= std::byte{0xff};
     std::vector<Bytes> expected, got;
-    const bool whole = decode(Isa::kScalar, runs, damaged, expected);
+    const bool whole = decode(Isa::kScalar, runs, GetParam(), damaged, expected);
     passed += whole ? 1 : 0;
     for (const Isa isa : available_isas()) {
-      ASSERT_EQ(decode(isa, runs, damaged, got), whole) << isa_name(isa) << " " << at;
+      ASSERT_EQ(decode(isa, runs, GetParam(), damaged, got), whole) << isa_name(isa) << " " << at;
       if (whole) {
         ASSERT_EQ(got, expected);
       }
@@ -178,33 +194,35 @@ TEST(Rans, SurvivesDamageAlikeEverywhere) {
   EXPECT_EQ(passed, 0u);
 }
 
-TEST(Rans, SurvivesAnyStates) {
+TEST_P(Rans, SurvivesAnyStates) {
   std::mt19937 random(6);
   const std::vector<CodedRun> runs = {geometric_run(random, 5000, 0.9)};
   for (int round = 0; round < 50; ++round) {
-    Bytes stream(kRansStateBytes + random() % 8000);
+    Bytes stream(rans_state_bytes(GetParam()) + random() % 8000);
     for (std::byte& b : stream) b = static_cast<std::byte>(random());
     if (round == 0) std::fill(stream.begin(), stream.end(), std::byte{0});
     if (round == 1) std::fill(stream.begin(), stream.end(), std::byte{0xff});
     for (const Isa isa : available_isas()) {
       std::vector<Bytes> out;
-      EXPECT_FALSE(decode(isa, runs, stream, out));
+      EXPECT_FALSE(decode(isa, runs, GetParam(), stream, out));
     }
   }
 }
 
-TEST(Rans, EncodingStopsWhereRoomEnds) {
+TEST_P(Rans, EncodingStopsWhereRoomEnds) {
   std::mt19937 random(7);
   const CodedRun run = geometric_run(random, 4096, 0.99);
   static RansEncodeTable table;
   rans_encode_table(run.model, table);
-  Bytes words(8 + 1000 + 8, std::byte{0x5a});
-  RansEncoder encoder;
-  rans_start(encoder, words.data() + 8, words.data() + 1008);
-  EXPECT_FALSE(rans_encode(table, encoder, run.bytes.data(), run.bytes.size()));
-  for (std::size_t i = 0; i < 8; ++i) {
-    EXPECT_EQ(words[i], std::byte{0x5a});
-    EXPECT_EQ(words[1008 + i], std::byte{0x5a});
+  for (const Isa isa : available_isas()) {
+    Bytes words(8 + 1000 + 8, std::byte{0x5a});
+    RansEncoder encoder;
+    rans_start(encoder, GetParam(), words.data() + 8, words.data() + 1008);
+    EXPECT_FALSE(rans_kernels(isa).encode(table, encoder, run.bytes.data(), run.bytes.size()));
+    for (std::size_t i = 0; i < 8; ++i) {
+      EXPECT_EQ(words[i], std::byte{0x5a}) << isa_name(isa);
+      EXPECT_EQ(words[1008 + i], std::byte{0x5a}) << isa_name(isa);
+    }
   }
 }
 
@@ -241,7 +259,7 @@ TEST(RansModel, OneSymbolCostsNextToNothing) {
   const Bytes bytes(60000, std::byte{255});
   const std::vector<CodedRun> runs = {{model_of(bytes), bytes}};
   EXPECT_TRUE(rans_model_valid(runs[0].model));
-  EXPECT_LT(encode(runs).size(), kRansStateBytes + 8);
+  EXPECT_LT(encode(runs, kRansFewLanes).size(), rans_state_bytes(kRansFewLanes) + 8);
 }
 
 TEST(RansModel, ProductIsOfIndependentCodes) {
