@@ -2,7 +2,9 @@
 #pragma once
 
 #include "bench/attention_bench.h"
+#include "bench/codec_bench.h"
 #include "bench/codec_measure.h"
+#include "bench/decode_bench.h"
 #include "bench/kv_data.h"
 #include "bench/layer_errors.h"
 #include "bench/load_bench.h"
@@ -10,4 +12,5 @@
 #include "bench/oracle.h"
 #include "bench/passages.h"
 #include "bench/prefill_bench.h"
+#include "bench/spread.h"
 #include "bench/tokenize_bench.h"

@@ -53,6 +53,7 @@ void fill_timings(const std::vector<Run>& sorted, PrefillBenchReport& report) {
   report.encode_ms = ms(median.encode_ns);
   const double timed_ms = report.gemm_ms + report.attention_ms + report.encode_ms / report.threads;
   report.other_ms = std::max(0.0, ms(median.total_ns) - timed_ms);
+  report.encode_share = report.encode_ms / report.threads / ms(median.total_ns);
   report.achieved_gflops = report.gflop / report.seconds;
 }
 
@@ -136,6 +137,7 @@ boost::json::object to_json(const PrefillBenchReport& r) {
           {"gemm_ms", r.gemm_ms},
           {"attention_ms", r.attention_ms},
           {"encode_ms", r.encode_ms},
+          {"encode_share", r.encode_share},
           {"other_ms", r.other_ms}};
 }
 
@@ -145,12 +147,12 @@ std::string to_text(const PrefillBenchReport& r) {
                 "%s, %u tokens, codec %s, %s on %s kernels, %d threads, %s\n"
                 "%.4g s (%.4g to %.4g over %d runs), %.0f tokens/s\n"
                 "%.0f of %.0f GFLOP/s (%s): %.2f\n"
-                "products %.4g ms, attention %.4g ms, encoding %.3g ms, other %.3g ms\n",
+                "products %.4g ms, attention %.4g ms, encoding %.3g ms (%.4f), other %.3g ms\n",
                 r.model.c_str(), r.tokens, r.codec.c_str(), r.compute.c_str(), r.isa.c_str(),
                 r.threads, r.cpu.c_str(), r.seconds, r.seconds_min, r.seconds_max, r.runs,
                 r.tokens / r.seconds, r.achieved_gflops, r.gemm_peak_gflops,
                 r.gemm_peak_shape.c_str(), r.ratio, r.gemm_ms, r.attention_ms, r.encode_ms,
-                r.other_ms);
+                r.encode_share, r.other_ms);
   return text;
 }
 

@@ -40,6 +40,7 @@ struct PrefillBenchReport {
   // Of the median run: wall time of the products and of attention, CPU time of encoding. Other is
   // the rest of the wall time, where encoding counts as spread evenly over the threads; at least 0.
   double gemm_ms = 0.0, attention_ms = 0.0, encode_ms = 0.0, other_ms = 0.0;
+  double encode_share = 0.0;  // of the threads' time
 };
 
 Result<PrefillBenchReport> run_prefill_bench(const PrefillBenchOptions& options);

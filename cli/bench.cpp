@@ -5,6 +5,8 @@
 #include <boost/json.hpp>
 
 #include "bench/attention_bench.h"
+#include "bench/codec_bench.h"
+#include "bench/decode_bench.h"
 #include "bench/load_bench.h"
 #include "bench/prefill_bench.h"
 #include "bench/tokenize_bench.h"
@@ -60,6 +62,23 @@ Status bench_tokenize(const BenchTokenizeOptions& options) {
   return ok_status();
 }
 
+Status bench_codec(const BenchCodecOptions& options) {
+  KVF_ASSIGN_OR_RETURN(const auto report, bench::run_codec_bench(options.bench));
+  print(report, options.json);
+  return ok_status();
+}
+
+Status bench_decode(const BenchDecodeOptions& options) {
+  bench::DecodeBenchOptions bench = options.bench;
+  bench.model = options.engine.model;
+  KVF_ASSIGN_OR_RETURN(bench.compute, parse_compute(options.engine.compute));
+  bench.threads = threads_of(options.engine);
+  bench.loading = load_progress("bench", bench.model);
+  KVF_ASSIGN_OR_RETURN(const auto report, bench::run_decode_bench(bench));
+  print(report, options.json);
+  return ok_status();
+}
+
 Status bench_attention(const BenchAttentionOptions& options) {
   KVF_ASSIGN_OR_RETURN(const auto report, bench::run_attention_bench(options.bench));
   if (options.json) {
@@ -78,6 +97,14 @@ int run_bench_tokenize(const BenchTokenizeOptions& options) {
 
 int run_bench_attention(const BenchAttentionOptions& options) {
   return report("bench attention", bench_attention(options));
+}
+
+int run_bench_codec(const BenchCodecOptions& options) {
+  return report("bench codec", bench_codec(options));
+}
+
+int run_bench_decode(const BenchDecodeOptions& options) {
+  return report("bench decode", bench_decode(options));
 }
 
 int run_bench_prefill(const BenchPrefillOptions& options) {

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "bench/attention_bench.h"
+#include "bench/codec_bench.h"
+#include "bench/decode_bench.h"
 #include "codec/codec.h"
 
 namespace kvferry::cli {
@@ -88,6 +90,19 @@ struct BenchAttentionOptions {
   bool json = false;
 };
 int run_bench_attention(const BenchAttentionOptions& options);
+
+struct BenchCodecOptions {
+  bench::CodecBenchOptions bench;
+  bool json = false;
+};
+int run_bench_codec(const BenchCodecOptions& options);
+
+struct BenchDecodeOptions {
+  EngineOptions engine;
+  bench::DecodeBenchOptions bench;  // but for what `engine` says
+  bool json = false;
+};
+int run_bench_decode(const BenchDecodeOptions& options);
 
 struct BenchLoadOptions {
   EngineOptions engine;

@@ -148,6 +148,38 @@ Command add_bench_attention(CLI::App* bench, BenchAttentionOptions& options) {
   return [&options] { return run_bench_attention(options); };
 }
 
+Command add_bench_codec(CLI::App* bench, BenchCodecOptions& options) {
+  CLI::App* sub =
+      bench->add_subcommand("codec", "Speed of encoding on one core, bits and errors of a codec");
+  auto& b = options.bench;
+  sub->add_option("--codec", b.codec, "")->capture_default_str();
+  sub->add_option("--kv-heads", b.kv_heads, "")->check(CLI::Range(1u, 1024u));
+  sub->add_option("--head-dim", b.head_dim, "")->check(CLI::Range(16u, 256u));
+  sub->add_option("--tiles", b.tiles, "Of a run")->check(CLI::Range(1u, 4096u));
+  sub->add_option("--runs", b.runs, "The median of")->check(CLI::Range(1, 1000));
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry bench codec --codec 'hack(k=2,v=2,range=minmax)' --json"});
+  return [&options] { return run_bench_codec(options); };
+}
+
+Command add_bench_decode(CLI::App* bench, BenchDecodeOptions& options) {
+  CLI::App* sub = bench->add_subcommand("decode", "Tokens a second of a batch of long sequences");
+  auto& b = options.bench;
+  options.engine.model = b.model;
+  add_engine_options(sub, options.engine);
+  sub->get_option("--model")->required(false);
+  sub->add_option("--context", b.context, "Tokens that each sequence has")
+      ->check(CLI::Range(1u, 1u << 20))
+      ->capture_default_str();
+  sub->add_option("--batch", b.batch, "Sequences")->check(CLI::Range(1u, 512u));
+  sub->add_option("--codec", b.codec, "")->capture_default_str();
+  sub->add_option("--steps", b.steps, "The median of")->check(CLI::Range(1, 1000));
+  sub->add_flag("--json", options.json, "Print one JSON object");
+  examples(sub, {"kvferry bench decode --context 32768 --batch 4 --codec 'hack(k=2,v=2)' --json",
+                 "kvferry bench decode --model models/mini --context 1024 --threads 1"});
+  return [&options] { return run_bench_decode(options); };
+}
+
 Command add_bench_load(CLI::App* bench, BenchLoadOptions& options) {
   CLI::App* sub = bench->add_subcommand("load", "Speed of loading beside the disk's and memory's");
   options.engine.model = "random:llama-3.2-1b";
@@ -283,6 +315,8 @@ int main(int argc, char** argv) {
   BenchPrefillOptions bench_prefill;
   BenchTokenizeOptions bench_tokenize;
   BenchAttentionOptions bench_attention;
+  BenchCodecOptions bench_codec;
+  BenchDecodeOptions bench_decode;
   BenchLoadOptions bench_load;
   DoctorOptions doctor;
   UpOptions up;
@@ -310,6 +344,8 @@ int main(int argc, char** argv) {
   add(bench, "prefill", add_bench_prefill(bench, bench_prefill));
   add(bench, "tokenize", add_bench_tokenize(bench, bench_tokenize));
   add(bench, "attention", add_bench_attention(bench, bench_attention));
+  add(bench, "codec", add_bench_codec(bench, bench_codec));
+  add(bench, "decode", add_bench_decode(bench, bench_decode));
   add(bench, "load", add_bench_load(bench, bench_load));
   add(&app, "doctor", add_doctor(app, doctor));
   add(&app, "up", add_up(app, up));

@@ -1,0 +1,65 @@
+// What `kvferry bench codec` counts; its speed is nobody's business here.
+#include "bench/codec_bench.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+
+namespace kvferry::bench {
+namespace {
+
+CodecBenchOptions small(const std::string& codec) {
+  CodecBenchOptions options;
+  options.codec = codec;
+  options.kv_heads = 2;
+  options.tiles = 2;
+  options.runs = 1;
+  return options;
+}
+
+double outlier_error(const std::string& codec) {
+  const auto report = run_codec_bench(small(codec));
+  EXPECT_TRUE(report.ok()) << report.status().to_string();
+  return report.ok() ? report->rmse_outliers : 0.0;
+}
+
+TEST(CodecBench, CountsBitsAndErrors) {
+  const auto report = run_codec_bench(small("hack(k=2,v=2,range=minmax)"));
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  EXPECT_EQ(report->input_bytes, 2u * 2 * 2 * 64 * 128 * 2);
+  // 8 * 128 * 5 bytes a head and a header, for 2 * 64 * 128 values a head.
+  EXPECT_DOUBLE_EQ(report->bits_per_value, 8.0 * (2 * 5120 + 64) / (2 * 2 * 64 * 128));
+  EXPECT_NEAR(report->rmse_gaussian, std::sqrt(0.204), 0.01);  // docs/codecs.md
+  EXPECT_GT(report->attend_error, 0.0);
+  EXPECT_DOUBLE_EQ(report->encode_share_of_read,
+                   report->encode_gbyte_s.median / report->read_ceiling_gbyte_s);
+  EXPECT_EQ(to_json(*report).at("codec").as_string(), "hack(k=2,v=2,range=minmax)");
+  EXPECT_NE(to_text(*report).find("2.516 bits"), std::string::npos);
+}
+
+TEST(CodecBench, OutliersAreWhatHadamardIsFor) {
+  EXPECT_LT(outlier_error("hadamard | hack(k=2,v=2,range=minmax)"),
+            0.8 * outlier_error("hack(k=2,v=2,range=minmax)"));
+}
+
+TEST(CodecBench, RawRoundsToBf16) {
+  const auto report = run_codec_bench(small("raw"));
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  EXPECT_GT(report->rmse_gaussian, 0.0005);
+  EXPECT_LT(report->rmse_gaussian, 0.004);  // half a step of 2^-8, at most
+  EXPECT_LT(report->attend_error, 1e-5);
+}
+
+TEST(CodecBench, RefusesWhatItCannotRun) {
+  EXPECT_EQ(run_codec_bench(small("nonsense")).status().code(), Code::kInvalidArgument);
+  CodecBenchOptions options = small("raw");
+  options.tiles = 0;
+  EXPECT_EQ(run_codec_bench(options).status().code(), Code::kInvalidArgument);
+  options = small("hack");
+  options.head_dim = 80;
+  EXPECT_FALSE(run_codec_bench(options).ok());
+}
+
+}  // namespace
+}  // namespace kvferry::bench
