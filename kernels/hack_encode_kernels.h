@@ -28,6 +28,10 @@ inline constexpr float kHackMaxScale = 0x1.fep127f;
 
 inline constexpr std::uint32_t kHackMaxRows = 128;
 
+// What `balance` and blocks divide by, as bf16: 2^-126 to 2^126, so that its inverse is normal.
+inline constexpr float kHackMinFactor = 0x1p-126f;
+inline constexpr float kHackMaxFactor = 0x1p126f;
+
 // A block of values to be quantized: `rows` x 64, row r and column c at x[r * stride + c], or at
 // x[c * stride + r] where transposed. Finite bf16. A column's values share a scale and a minimum.
 // K: rows are tokens, columns channels. V (transposed): rows are channels, columns tokens.
@@ -36,6 +40,8 @@ struct HackBlock {
   std::size_t stride = 0;   // values from one token to the next
   std::uint32_t rows = 64;  // 32, 64 or 128
   bool transposed = false;
+  // bf16 [rows] from `balance`, or null for ones: the values are divided by their row's factor.
+  const std::uint16_t* row_factor = nullptr;
 };
 
 struct HackEncodeKernels {
@@ -46,6 +52,13 @@ struct HackEncodeKernels {
   // is 1..8.
   void (*quantize_block)(const HackBlock& block, std::uint32_t bits, HackRange range,
                          std::uint8_t* codes, std::uint16_t* scale, std::uint16_t* min);
+
+  // The factors of tokens (bf16 [tokens]) and of channels (bf16 [head_dim]) by which x [tokens]
+  // [head_dim], finite bf16, is to be divided so that the deviations of all tokens and of all
+  // channels are as equal as alternating divisions make them (docs/codecs.md). tokens is 64 or 128,
+  // head_dim 64, 128 or 256. Factors lie in 2^-126 .. 2^126.
+  void (*balance)(const std::uint16_t* x, std::uint32_t tokens, std::uint32_t head_dim,
+                  std::uint16_t* token_factor, std::uint16_t* channel_factor);
 
   // Packs one sub-plane (kHackSubPlanes), the bits from `shift` up of codes [64][64], bits 1, 2, 4
   // or 8. out word (j, r), at byte 4 (j * lanes + r), j in 0..16/F: byte b, field f is the sub-code

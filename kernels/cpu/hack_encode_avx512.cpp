@@ -1,7 +1,8 @@
+#include "kernels/cpu/hack_balance.h"
 #include "kernels/cpu/hack_encode_rows.h"
 
 namespace kvferry::kernels {
 
-const HackEncodeKernels kHackEncodeAvx512 = {first_not_finite, quantize_block, pack_block};
+const HackEncodeKernels kHackEncodeAvx512 = {first_not_finite, quantize_block, balance, pack_block};
 
 }  // namespace kvferry::kernels

@@ -13,6 +13,24 @@ inline constexpr float kHackShrink[kHackShrinks] = {1.0f,    0.9375f, 0.875f,  0
 
 inline constexpr int kHackFits = 2;  // rounds of least squares
 
+// balance: divisions of channels and of tokens, by turns. On synthetic tiles whose rows, columns or
+// both have deviations e^N(0, 0.5), eight leave an imbalance within 1 % of what sixteen do.
+inline constexpr int kHackBalanceSteps = 8;
+
+// Of a variance, at least this part of the mean square: of rows and columns that are nearly
+// constant, the difference of the two sums is mostly rounding.
+inline constexpr float kHackLeastVariance = 0x1p-10f;
+
+// Rows and columns with a lower mean square than this, of a tile whose largest value is about 1,
+// count as balanced.
+inline constexpr float kHackLeastSquare = 0x1p-80f;
+
+void hack_balance_scalar(const std::uint16_t* x, std::uint32_t tokens, std::uint32_t head_dim,
+                         std::uint16_t* token_factor, std::uint16_t* channel_factor);
+
+// A power of two near the inverse of the largest of n values: with it no square overflows.
+float hack_inverse_magnitude(const std::uint16_t* x, std::size_t n);
+
 extern const HackEncodeKernels kHackEncodeScalar;
 extern const HackEncodeKernels kHackEncodeAvx2;
 extern const HackEncodeKernels kHackEncodeAvx512;

@@ -28,17 +28,33 @@ struct Halves {
   alignas(64) float highest[kColumns];
 };
 
+// A value of a row with a factor; `inverse` is that of the factor.
+KVFERRY_INLINE V divided(V v, V inverse) {
+  return min(max(mul(v, inverse), broadcast(-kHackMaxScale)), broadcast(kHackMaxScale));
+}
+
+void invert_factors(const HackBlock& block, float* inverse) {
+  for (std::uint32_t r = 0; r < block.rows; r += kLanes) {
+    store(inverse + r, div(broadcast(1.0f), load(block.row_factor + r)));
+  }
+}
+
+template <bool kFactors>
 void read_rows(const HackBlock& block, Halves& out) {
   constexpr int kStrip = 4;  // registers of a row at a time
+  alignas(64) float inverse[kHackMaxRows];
+  if constexpr (kFactors) invert_factors(block, inverse);
   for (int c = 0; c < kColumns; c += kStrip * kLanes) {
     V lowest[kStrip], highest[kStrip];
     for (int i = 0; i < kStrip; ++i) {
-      lowest[i] = highest[i] = load(block.x + c + i * kLanes);
+      lowest[i] = broadcast(__builtin_huge_valf());
+      highest[i] = broadcast(-__builtin_huge_valf());
     }
     for (std::uint32_t r = 0; r < block.rows; ++r) {
       for (int i = 0; i < kStrip; ++i) {
         const int at = c + i * kLanes;
-        const V v = load(block.x + r * block.stride + at);
+        V v = load(block.x + r * block.stride + at);
+        if constexpr (kFactors) v = divided(v, broadcast(inverse[r]));
         lowest[i] = min(lowest[i], v);
         highest[i] = max(highest[i], v);
         store(out.x + r * kColumns + at, mul(v, broadcast(0.5f)));
@@ -52,29 +68,42 @@ void read_rows(const HackBlock& block, Halves& out) {
 }
 
 // Turns kLanes tokens x 2 kLanes channels at a time, as words of two channels each.
+template <bool kFactors>
 void read_columns(const HackBlock& block, Halves& out) {
   const V upper = as_vector(0xffff0000u);
+  alignas(64) float inverse[kHackMaxRows];
+  if constexpr (kFactors) invert_factors(block, inverse);
   for (std::size_t c = 0; c < kColumns; c += kLanes) {
     V lowest = broadcast(__builtin_huge_valf());
     V highest = broadcast(-__builtin_huge_valf());
+    const auto put = [&](V v, std::size_t row) {
+      if constexpr (kFactors) v = divided(v, broadcast(inverse[row]));
+      lowest = min(lowest, v);
+      highest = max(highest, v);
+      store(out.x + row * kColumns + c, mul(v, broadcast(0.5f)));
+    };
     for (std::size_t r = 0; r < block.rows; r += 2 * kLanes) {
       V pairs[kLanes];
       for (std::size_t i = 0; i < kLanes; ++i) {
         pairs[i] = load_words(block.x + (c + i) * block.stride + r);
       }
       transpose(pairs);
-      float* to = out.x + r * kColumns + c;
-      for (int i = 0; i < kLanes; ++i) {
-        const V even = shift_left<16>(pairs[i]);
-        const V odd = bit_and(pairs[i], upper);
-        lowest = min(min(lowest, even), odd);
-        highest = max(max(highest, even), odd);
-        store(to + 2 * i * kColumns, mul(even, broadcast(0.5f)));
-        store(to + (2 * i + 1) * kColumns, mul(odd, broadcast(0.5f)));
+      for (std::size_t i = 0; i < kLanes; ++i) {
+        put(shift_left<16>(pairs[i]), r + 2 * i);
+        put(bit_and(pairs[i], upper), r + 2 * i + 1);
       }
     }
     store(out.lowest + c, lowest);
     store(out.highest + c, highest);
+  }
+}
+
+void read_block(const HackBlock& block, Halves& out) {
+  const bool factors = block.row_factor != nullptr;
+  if (block.transposed) {
+    factors ? read_columns<true>(block, out) : read_columns<false>(block, out);
+  } else {
+    factors ? read_rows<true>(block, out) : read_rows<false>(block, out);
   }
 }
 
@@ -282,11 +311,7 @@ void write_codes(const Halves& halves, std::uint32_t rows, V levels, const float
 void quantize_block(const HackBlock& block, std::uint32_t bits, HackRange range,
                     std::uint8_t* codes, std::uint16_t* scale, std::uint16_t* min_out) {
   Halves halves;
-  if (block.transposed) {
-    read_columns(block, halves);
-  } else {
-    read_rows(block, halves);
-  }
+  read_block(block, halves);
   const V levels = broadcast(static_cast<float>((1u << bits) - 1u));
   alignas(64) float mh[kColumns], inv[kColumns];
   for (int c = 0; c < kColumns; c += kLanes) {

@@ -141,8 +141,11 @@ Column read_column(const HackBlock& block, std::uint32_t c, std::uint32_t bits) 
   column.levels = static_cast<float>((1u << bits) - 1u);
   float lo = 0.0f, hi = 0.0f;
   for (std::uint32_t r = 0; r < block.rows; ++r) {
-    const float v =
+    float v =
         widen(block.transposed ? block.x[c * block.stride + r] : block.x[r * block.stride + c]);
+    if (block.row_factor != nullptr) {
+      v = within(v * (1.0f / widen(block.row_factor[r])), -kHackMaxScale, kHackMaxScale);
+    }
     lo = r == 0 ? v : min_of(lo, v);
     hi = r == 0 ? v : max_of(hi, v);
     column.xh[r] = v * 0.5f;
@@ -189,6 +192,7 @@ void pack_block(const std::uint8_t* codes, std::uint32_t shift, std::uint32_t bi
 
 }  // namespace
 
-const HackEncodeKernels kHackEncodeScalar = {first_not_finite, quantize_block, pack_block};
+const HackEncodeKernels kHackEncodeScalar = {first_not_finite, quantize_block, hack_balance_scalar,
+                                             pack_block};
 
 }  // namespace kvferry::kernels

@@ -41,6 +41,8 @@ KVFERRY_INLINE V nearest_integer(V v) {
   return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+KVFERRY_INLINE V root(V v) { return _mm512_sqrt_ps(v); }
+
 KVFERRY_INLINE void store_words(void* p, Words w) { _mm512_storeu_si512(p, w); }
 KVFERRY_INLINE void store_bf16(std::uint16_t* out, V v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
@@ -98,6 +100,8 @@ KVFERRY_INLINE bool all(Mask mask) { return _mm256_movemask_ps(mask) == 0xff; }
 KVFERRY_INLINE V nearest_integer(V v) {
   return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+
+KVFERRY_INLINE V root(V v) { return _mm256_sqrt_ps(v); }
 
 KVFERRY_INLINE void store_words(void* p, Words w) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), w);

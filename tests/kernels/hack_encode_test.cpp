@@ -231,6 +231,145 @@ TEST(HackEncode, TiesGoToTheEvenCode) {
   }
 }
 
+// A tile of every kind of value, [tokens][dim].
+std::vector<std::uint16_t> make_tile(std::uint32_t seed, std::size_t tokens, std::size_t dim) {
+  std::vector<std::uint16_t> tile(tokens * dim);
+  for (std::size_t first = 0; first < dim; first += 64) {
+    const auto block = make_block(seed + static_cast<std::uint32_t>(first), tokens);
+    for (std::size_t i = 0; i < block.size(); ++i) {
+      tile[i / 64 * dim + first + i % 64] = block[i];
+    }
+  }
+  return tile;
+}
+
+struct Factors {
+  std::vector<std::uint16_t> token, channel;
+  bool operator==(const Factors&) const = default;
+};
+
+Factors balance(Isa isa, const std::vector<std::uint16_t>& tile, std::size_t dim) {
+  const std::size_t tokens = tile.size() / dim;
+  Factors out{std::vector<std::uint16_t>(tokens), std::vector<std::uint16_t>(dim)};
+  hack_encode_kernels(isa).balance(tile.data(), static_cast<std::uint32_t>(tokens),
+                                   static_cast<std::uint32_t>(dim), out.token.data(),
+                                   out.channel.data());
+  return out;
+}
+
+TEST(HackBalance, EqualBytesOnEveryInstructionSet) {
+  for (std::uint32_t seed = 0; seed < 5; ++seed) {
+    for (const std::size_t tokens : {64u, 128u}) {
+      for (const std::size_t dim : {64u, 128u, 256u}) {
+        auto tile = make_tile(seed, tokens, dim);
+        if (seed == 0) std::fill(tile.begin(), tile.end(), 0);
+        if (seed == 1) tile = make_tile(7, tokens, dim);
+        if (seed == 2) {  // without the extremes, so that the rest has a say
+          for (std::uint16_t& v : tile) v = (v & 0x7fff) > 0x4680 || (v & 0x7fff) < 0x3880 ? 0 : v;
+        }
+        const Factors want = balance(Isa::kScalar, tile, dim);
+        for (const auto* factors : {&want.token, &want.channel}) {
+          for (const std::uint16_t factor : *factors) {
+            ASSERT_GE(f32_from_bf16(factor), kHackMinFactor);
+            ASSERT_LE(f32_from_bf16(factor), kHackMaxFactor);
+          }
+        }
+        for (const Isa isa : available_isas()) {
+          SCOPED_TRACE(std::string(isa_name(isa)) + " seed " + std::to_string(seed));
+          ASSERT_TRUE(balance(isa, tile, dim) == want);
+        }
+      }
+    }
+  }
+}
+
+// Rows and columns whose deviations are known, apart from one common factor, are found.
+TEST(HackBalance, FindsTheDeviations) {
+  constexpr std::size_t kTokens = 128, kDim = 256;
+  std::mt19937 random(3);
+  const auto noise = [&random] { return static_cast<float>(random() % 65536) / 32768.0f - 1.0f; };
+  std::vector<std::uint16_t> tile(kTokens * kDim);
+  const auto token_of = [](std::size_t t) { return static_cast<float>(1 + t % 7); };
+  const auto channel_of = [](std::size_t d) { return 0x1p-10f * static_cast<float>(1 + d % 11); };
+  for (std::size_t i = 0; i < tile.size(); ++i) {
+    tile[i] = bf16_from_f32(noise() * token_of(i / kDim) * channel_of(i % kDim));
+  }
+  const Factors found = balance(Isa::kScalar, tile, kDim);
+  const float token = f32_from_bf16(found.token[0]) / token_of(0);
+  const float channel = f32_from_bf16(found.channel[0]) / channel_of(0);
+  for (std::size_t t = 0; t < kTokens; ++t) {
+    EXPECT_NEAR(f32_from_bf16(found.token[t]) / (token * token_of(t)), 1.0f, 0.15f) << t;
+  }
+  for (std::size_t d = 0; d < kDim; ++d) {
+    EXPECT_NEAR(f32_from_bf16(found.channel[d]) / (channel * channel_of(d)), 1.0f, 0.25f) << d;
+  }
+}
+
+// Dividing by a row's factor is quantizing x / r: a power of two changes nothing but scales.
+TEST(HackBalance, BlocksAreDividedByTheirRowFactors) {
+  const std::vector<std::uint16_t> block = make_block(5);
+  std::vector<std::uint16_t> factors(64), divided = block;
+  for (std::size_t r = 0; r < 64; ++r) factors[r] = bf16_from_f32(r % 3 == 0 ? 4.0f : 0.5f);
+  for (std::size_t i = 0; i < kValues; ++i) {
+    const float value = f32_from_bf16(block[i]) / f32_from_bf16(factors[i / 64]);
+    divided[i] = bf16_from_f32(std::clamp(value, -kHackMaxScale, kHackMaxScale));
+  }
+  std::vector<std::uint16_t> turned(kValues);
+  for (std::size_t i = 0; i < kValues; ++i) turned[i % 64 * 64 + i / 64] = block[i];
+  for (const Isa isa : available_isas()) {
+    const Encoded want = encode(isa, divided, 3, HackRange::kLeastSquares);
+    for (const bool transposed : {false, true}) {
+      Encoded got;
+      got.codes.resize(kValues);
+      hack_encode_kernels(isa).quantize_block(
+          {transposed ? turned.data() : block.data(), 64, 64, transposed, factors.data()}, 3,
+          HackRange::kLeastSquares, got.codes.data(), got.scale.data(), got.min.data());
+      for (std::size_t c = 0; c < 64; ++c) {
+        if (c % 10 == 3) continue;  // subnormals lose bits in bf16, not in f32
+        ASSERT_EQ(got.scale[c], want.scale[c]) << isa_name(isa) << c;
+        ASSERT_EQ(got.min[c], want.min[c]) << isa_name(isa) << c;
+        for (std::size_t r = 0; r < 64; ++r) {
+          ASSERT_EQ(got.codes[r * 64 + c], want.codes[r * 64 + c]) << isa_name(isa) << c;
+        }
+      }
+    }
+  }
+}
+
+// With factors that are no powers of two, and clamped ends, on every instruction set.
+TEST(HackBalance, FactorsGiveEqualBytes) {
+  for (std::uint32_t seed = 0; seed < 6; ++seed) {
+    const std::vector<std::uint16_t> block = make_block(seed, 128);
+    std::vector<std::uint16_t> factors(128);
+    std::mt19937 random(seed);
+    for (std::uint16_t& factor : factors) {
+      factor = static_cast<std::uint16_t>(seed % 2 == 0 ? 0x3f00 + random() % 256
+                                                        : 0x0080 + random() % 0x7e00);
+    }
+    std::vector<std::uint16_t> turned(block.size());
+    for (std::size_t i = 0; i < block.size(); ++i) turned[i % 64 * 128 + i / 64] = block[i];
+    for (const HackRange range : kAllRanges) {
+      Encoded want;
+      for (const Isa isa : available_isas()) {
+        for (const bool transposed : {false, true}) {
+          Encoded got;
+          got.codes.resize(block.size());
+          hack_encode_kernels(isa).quantize_block(
+              {transposed ? turned.data() : block.data(), transposed ? 128u : 64u, 128, transposed,
+               factors.data()},
+              2, range, got.codes.data(), got.scale.data(), got.min.data());
+          if (want.codes.empty()) want = got;
+          ASSERT_TRUE(got == want) << isa_name(isa) << " seed " << seed;
+        }
+      }
+      for (std::size_t c = 0; c < 64; ++c) {
+        ASSERT_TRUE(std::isfinite(f32_from_bf16(want.scale[c])));
+        ASSERT_TRUE(std::isfinite(f32_from_bf16(want.min[c])));
+      }
+    }
+  }
+}
+
 TEST(HackEncode, PackingIsAsDocumented) {
   std::mt19937 random(1);
   std::vector<std::uint8_t> codes(kValues);
