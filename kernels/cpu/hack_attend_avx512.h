@@ -357,7 +357,7 @@ void attend_block(const HackPlanes& planes, const Queries& queries, AttentionSta
   }
 }
 
-// What these functions do; the rest is left to AVX2's.
+// What these functions do; the rest is left to hack_attend.h.
 bool does(const HackPlanes& planes) {
   return kHackSubPlanes[planes.k_bits].count == 1 && kHackSubPlanes[planes.v_bits].count == 1 &&
          planes.k_bits > 1 && planes.v_bits > 1 && planes.k_group >= 64 && planes.v_group == 64 &&
@@ -366,7 +366,7 @@ bool does(const HackPlanes& planes) {
 
 void attend(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
   if (!does(planes)) {
-    kHackAvx2.attend(planes, queries, states);
+    kHackAnyAvx512.attend(planes, queries, states);
     return;
   }
   std::uint32_t row = 0;

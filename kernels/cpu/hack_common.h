@@ -40,5 +40,6 @@ inline Queries skip_rows(const Queries& queries, std::size_t rows, std::size_t h
 extern const HackKernels kHackScalar;
 extern const HackKernels kHackAvx2;
 extern const HackKernels kHackAvx512;
+extern const HackKernels kHackAnyAvx512;  // what kHackAvx512 hands on
 
 }  // namespace kvferry::kernels
