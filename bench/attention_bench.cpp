@@ -18,7 +18,7 @@
 namespace kvferry::bench {
 namespace {
 
-using codec::kTileTokens;
+using codec::kMaxTileTokens;
 
 constexpr std::size_t kLeastWorkingSet = std::size_t{256} << 20;
 constexpr std::uint32_t kDistinctTiles = 8;  // the others are copies
@@ -79,9 +79,10 @@ Status Subject::fill(std::shared_ptr<const codec::Codec> codec,
   config_.layers = 1;
   const codec::KvGeometry one = config_.kv_geometry();
   KVF_RETURN_IF_ERROR(codec->supports(one));
-  const std::uint32_t tiles = tokens_ / kTileTokens;
+  const std::uint32_t tile_tokens = codec->tile_tokens();
+  const std::uint32_t tiles = tokens_ / tile_tokens;
   for (std::uint32_t tile = 0; tile < tiles; ++tile) {
-    layer_bytes_ += codec->segment_bytes(one, tile, kTileTokens);
+    layer_bytes_ += codec->segment_bytes(one, 0, tile, tile_tokens);
   }
   std::size_t wanted = options.least_working_set;
   if (wanted == 0) wanted = std::max(kLeastWorkingSet, 8 * last_level_cache());
@@ -89,15 +90,13 @@ Status Subject::fill(std::shared_ptr<const codec::Codec> codec,
 
   KVF_ASSIGN_OR_RETURN(
       const EncodedSequence few,
-      encode_sequence(codec->spec(), one, (kDistinctTiles + 1) * kTileTokens, Kind::kGaussian, 1));
-  kv_.codec = std::move(codec);
-  kv_.geometry = config_.kv_geometry();
+      encode_sequence(codec->spec(), one, (kDistinctTiles + 1) * tile_tokens, Kind::kGaussian, 1));
+  kv_ = codec::SequenceKv(std::move(codec), config_.kv_geometry());
   const std::size_t open_bytes = codec::SequenceKv::open_bytes(*kv_.codec, kv_.geometry);
   KVF_ASSIGN_OR_RETURN(memory_,
                        ExtentPool::create(bytes() + open_bytes + (tiles + 1) * ExtentPool::kUnit));
   for (std::uint32_t tile = 0; tile < tiles; ++tile) {
-    KVF_RETURN_IF_ERROR(take(codec::SequenceKv::block_bytes(*kv_.codec, kv_.geometry, tile),
-                             kv_.blocks.emplace_back()));
+    KVF_RETURN_IF_ERROR(take(kv_.layout.block_bytes(tile), kv_.blocks.emplace_back()));
     const auto from = few.kv().segment(0, tile == 0 ? 0 : 1 + tile % kDistinctTiles);
     for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
       std::memcpy(kv_.segment(layer, tile).data(), from.data(), from.size());
@@ -190,7 +189,7 @@ void fill_ratios(const Subject& subject, AttentionBenchReport& r) {
 }  // namespace
 
 Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& options) {
-  if (options.tokens == 0 || options.tokens % kTileTokens != 0 || options.queries == 0 ||
+  if (options.tokens == 0 || options.tokens % kMaxTileTokens != 0 || options.queries == 0 ||
       options.runs < 1 || options.threads < 1 || options.kv_heads == 0 || options.group == 0) {
     return invalid_argument(
         "bench attention needs tokens in multiples of 64, and at least one "

@@ -10,7 +10,6 @@
 
 namespace kvferry::bench {
 
-using codec::kTileTokens;
 using codec::OpenTile;
 
 namespace {
@@ -104,18 +103,19 @@ Result<EncodedSequence> encode_sequence(const std::string& spec, const KvGeometr
     sequence.v.push_back(make_values(kind, seed + 1000 * h + 500, tokens, geometry.head_dim));
   }
   const OpenTile open = kv.open_tile(0);
+  const std::uint32_t tile_tokens = kv.tile_tokens();
   const std::size_t row = geometry.head_dim * sizeof(std::uint16_t);
   for (std::uint32_t t = 0; t < tokens; ++t) {
     for (std::uint32_t h = 0; h < geometry.kv_heads; ++h) {
-      const std::size_t slot = (std::size_t{h} * kTileTokens + t % kTileTokens) * row;
+      const std::size_t slot = (std::size_t{h} * tile_tokens + t % tile_tokens) * row;
       std::memcpy(open.k + slot, sequence.k[h].data() + std::size_t{t} * geometry.head_dim, row);
       std::memcpy(open.v + slot, sequence.v[h].data() + std::size_t{t} * geometry.head_dim, row);
     }
     kv.length = t + 1;
-    if (kv.length % kTileTokens != 0) continue;
-    const std::uint32_t tile = t / kTileTokens;
+    if (kv.open_tokens() != 0) continue;
+    const std::uint32_t tile = t / tile_tokens;
     KVF_RETURN_IF_ERROR(
-        kv.codec->encode(geometry, 0, tile, kTileTokens, open, kv.segment(0, tile)));
+        kv.codec->encode(geometry, 0, tile, tile_tokens, open, kv.segment(0, tile)));
   }
   return sequence;
 }
@@ -132,10 +132,10 @@ std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t kv_head,
   for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
     kv.codec->attend(kv.geometry, kv.segment(0, tile), kv_head, query_rows, states);
   }
-  if (kv.length % kTileTokens != 0) {
-    const std::vector<std::uint32_t> visible(rows, kv.length % kTileTokens);
-    codec::attend_open(kv.geometry, kv.codec->traits().open_dtype, kv.open_tile(0), kv_head,
-                       query_rows, visible.data(), states);
+  if (kv.open_tokens() != 0) {
+    const std::vector<std::uint32_t> visible(rows, kv.open_tokens());
+    kv.codec->attend_open(kv.geometry, kv.open_tile(0), kv_head, query_rows, visible.data(),
+                          states);
   }
   std::vector<float> out(queries.size());
   kernels::dense_kernels().normalize(states, out.data());

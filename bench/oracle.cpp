@@ -10,7 +10,7 @@
 
 namespace kvferry::bench {
 
-using codec::kTileTokens;
+using codec::kGridTokens;
 using codec::OpenTile;
 using codec::SegmentHeader;
 using codec::SegmentKind;
@@ -54,11 +54,11 @@ void decode_codes(const std::byte* part, const SegmentHeader& header, std::size_
   const std::byte* v_codes = k_min + 2 * dim;
   const std::byte* v_scale = v_codes + 8 * dim * header.v_bits;
   const std::byte* v_min = v_scale + 2 * dim;
-  for (std::uint32_t t = 0; t < kTileTokens; ++t) {
+  for (std::uint32_t t = 0; t < kGridTokens; ++t) {
     for (std::uint32_t d = 0; d < dim; ++d) {
       const std::size_t at = (first + t) * dim + d;
       const std::size_t group = d / 64 * 64 + t;
-      out.k_code[at] = code_at(part, dim, header.k_bits, kTileTokens, d, t);
+      out.k_code[at] = code_at(part, dim, header.k_bits, kGridTokens, d, t);
       out.v_code[at] = code_at(v_codes, dim, header.v_bits, out.head_dim, t, d);
       out.k_scale[at] = bf16_at(k_scale, d);
       out.v_scale[at] = bf16_at(v_scale, group);
@@ -133,7 +133,7 @@ void exact_scores(const Row& row, std::vector<double>& scores, std::vector<doubl
 double largest_folded(const Row& row, const std::vector<double>& weights, std::size_t tile,
                       std::size_t g) {
   double largest = 0.0;
-  for (std::size_t t = tile * kTileTokens; t < (tile + 1) * kTileTokens; ++t) {
+  for (std::size_t t = tile * kGridTokens; t < (tile + 1) * kGridTokens; ++t) {
     largest = std::max(largest, weights[t] * row.head.v_scale[t * row.dim + 64 * g]);
   }
   return largest;
@@ -156,7 +156,7 @@ void bound_row(const Row& row, const std::vector<double>& scores, const std::vec
   for (std::size_t t = 0; t < row.tokens; ++t) {
     lost[t] = -weights[t] * std::expm1(-moved[t] - normaliser);
   }
-  const std::size_t closed = row.tokens / kTileTokens;
+  const std::size_t closed = row.tokens / kGridTokens;
   for (std::size_t d = 0; d < row.dim; ++d) {
     double sum = 0.0;
     double magnitude = 0.0;
@@ -169,8 +169,8 @@ void bound_row(const Row& row, const std::vector<double>& scores, const std::vec
     }
     for (std::size_t tile = 0; tile < closed; ++tile) {
       double codes = 0.0;
-      for (std::size_t t = 0; t < kTileTokens; ++t) {
-        codes += row.head.v_code[(tile * kTileTokens + t) * row.dim + d];
+      for (std::size_t t = 0; t < kGridTokens; ++t) {
+        codes += row.head.v_code[(tile * kGridTokens + t) * row.dim + d];
       }
       sum += v_step * largest_folded(row, high, tile, d / 64) / 255.0 / 2.0 * codes;
     }
@@ -182,14 +182,14 @@ void bound_row(const Row& row, const std::vector<double>& scores, const std::vec
 void add_draw(const Row& row, const std::vector<double>& scores, const double* output,
               std::uint64_t seed, double* square) {
   std::uint64_t counter = 0;
-  const std::size_t closed = row.tokens / kTileTokens;
+  const std::size_t closed = row.tokens / kGridTokens;
   std::vector<double> moved_scores = scores;
   for (std::size_t tile = 0; tile < closed; ++tile) {
-    const std::size_t first = tile * kTileTokens;
+    const std::size_t first = tile * kGridTokens;
     for (std::size_t d = 0; d < row.dim; ++d) {
       const double step = row.q_step(first, d / 64);
       const double error = step * (uniform(seed, counter++) - 0.5);
-      for (std::size_t t = first; t < first + kTileTokens; ++t) {
+      for (std::size_t t = first; t < first + kGridTokens; ++t) {
         moved_scores[t] += error * row.head.k_code[t * row.dim + d];
       }
     }
@@ -204,7 +204,7 @@ void add_draw(const Row& row, const std::vector<double>& scores, const double* o
   for (std::size_t tile = 0; tile < closed; ++tile) {
     for (std::size_t g = 0; g < row.dim / 64; ++g) {
       const double step = largest_folded(row, weights, tile, g) / 255.0;
-      for (std::size_t t = tile * kTileTokens; t < (tile + 1) * kTileTokens; ++t) {
+      for (std::size_t t = tile * kGridTokens; t < (tile + 1) * kGridTokens; ++t) {
         const double error = step * (uniform(seed, counter++) - 0.5);
         for (std::size_t d = 64 * g; d < 64 * g + 64; ++d) {
           moved[d] += error * row.head.v_code[t * row.dim + d];
@@ -233,17 +233,17 @@ DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
     std::memcpy(&header, segment.data(), sizeof(header));
     const std::size_t part_bytes = (segment.size() - sizeof(header)) / kv.geometry.kv_heads;
     const std::byte* part = segment.data() + sizeof(header) + kv_head * part_bytes;
-    const std::size_t first = std::size_t{tile} * kTileTokens;
+    const std::size_t first = std::size_t{tile} * kv.tile_tokens();
     if (header.kind == static_cast<std::uint8_t>(SegmentKind::kCodes)) {
       decode_codes(part, header, first, out);
     } else {
-      decode_dense(part, part + part_bytes / 2, first, kTileTokens, out);
+      decode_dense(part, part + part_bytes / 2, first, kv.tile_tokens(), out);
     }
   }
   const OpenTile open = kv.open_tile(0);
-  const std::size_t head_bytes = std::size_t{kTileTokens} * out.head_dim * 2;
+  const std::size_t head_bytes = std::size_t{kv.tile_tokens()} * out.head_dim * 2;
   decode_dense(open.k + kv_head * head_bytes, open.v + kv_head * head_bytes,
-               std::size_t{kv.closed_tiles()} * kTileTokens, kv.length % kTileTokens, out);
+               std::size_t{kv.closed_tiles()} * kv.tile_tokens(), kv.open_tokens(), out);
   return out;
 }
 

@@ -43,14 +43,17 @@ Result<codec::KvGeometry> parse_shape(std::string_view text) {
   return geometry;
 }
 
-std::vector<std::pair<const char*, std::uint64_t>> parts(const codec::ByteBreakdown& bytes) {
-  return {{"codes", bytes.codes},
-          {"scales", bytes.scales},
-          {"minima", bytes.minima},
-          {"segment_headers", bytes.segment_headers},
-          {"first_tile_extra", bytes.first_tile_extra},
-          {"open_tile", bytes.open_tile},
-          {"frame_headers", bytes.frame_headers}};
+std::vector<std::pair<std::string_view, std::uint64_t>> parts(const codec::ByteBreakdown& bytes) {
+  std::vector<std::pair<std::string_view, std::uint64_t>> parts;
+  for (std::size_t i = 0; i < codec::kPlaneKinds; ++i) {
+    if (bytes.planes[i] == 0) continue;
+    parts.emplace_back(codec::plane_name(static_cast<codec::PlaneKind>(i)), bytes.planes[i]);
+  }
+  parts.emplace_back("segment_headers", bytes.segment_headers);
+  parts.emplace_back("first_tile_extra", bytes.first_tile_extra);
+  parts.emplace_back("open_tile", bytes.open_tile);
+  parts.emplace_back("frame_headers", bytes.frame_headers);
+  return parts;
 }
 
 json::object to_json(const codec::CodecDescription& description) {
@@ -70,12 +73,16 @@ json::object to_json(const codec::CodecDescription& description) {
           {"lossless", description.traits.lossless},
           {"attendable", description.traits.attendable},
           {"tile_tokens", description.traits.tile_tokens},
+          {"wire_form", description.traits.wraps ? "wrapped" : "plain"},
           {"points", points}};
 }
 
 void print(const codec::CodecDescription& description) {
   fmt::print("{}\nid {:016x}, tiles of {} tokens, {}\n", description.spec, description.id,
              description.traits.tile_tokens, description.traits.lossless ? "lossless" : "lossy");
+  if (description.traits.wraps) {
+    fmt::print("on the wire at most the bytes below; how many fewer depends on the values\n");
+  }
   for (const codec::CostPoint& point : description.points) {
     fmt::print("\n{} tokens: {:.4f} bits per value, all bytes counted; {:.4f} on closed tiles\n",
                point.tokens, point.bits_per_value, point.closed_bits_per_value);

@@ -1,5 +1,6 @@
 #include "codec/codec.h"
 
+#include <cstring>
 #include <utility>
 
 #include "base/hash.h"
@@ -15,11 +16,28 @@ void Codec::to_domain_k(float*, std::size_t, std::size_t) const {}
 void Codec::to_domain_v(float*, std::size_t, std::size_t) const {}
 void Codec::from_domain_o(float*, std::size_t, std::size_t) const {}
 
-void attend_open(const KvGeometry& geometry, OpenDtype dtype, const OpenTile& tile,
-                 std::uint32_t kv_head, const QueryRows& queries, const std::uint32_t* visible,
-                 kernels::AttentionStates states) {
-  const std::size_t head = std::size_t{kv_head} * kTileTokens * geometry.head_dim * bytes_of(dtype);
-  attend_dense(dtype, tile.k + head, tile.v + head, queries, visible, states);
+void Codec::attend_open(const KvGeometry& geometry, const OpenTile& tile, std::uint32_t kv_head,
+                        const QueryRows& queries, const std::uint32_t* visible,
+                        kernels::AttentionStates states) const {
+  const OpenDtype dtype = traits_.open_dtype;
+  const std::size_t head =
+      std::size_t{kv_head} * traits_.tile_tokens * geometry.head_dim * bytes_of(dtype);
+  attend_dense(dtype, traits_.tile_tokens, tile.k + head, tile.v + head, queries, visible, states);
+}
+
+std::size_t Codec::wrap(const KvGeometry&, std::span<const std::byte> segment,
+                        std::span<std::byte> out) const {
+  std::memcpy(out.data(), segment.data(), segment.size());
+  return segment.size();
+}
+
+Status Codec::unwrap(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                     std::uint32_t tokens, std::span<const std::byte> wire,
+                     std::span<std::byte> out) const {
+  KVF_RETURN_IF_ERROR(validate(geometry, layer, tile, tokens, wire));
+  if (out.size() != wire.size()) return invalid_argument("unwrap: the output's size does not fit");
+  std::memcpy(out.data(), wire.data(), wire.size());
+  return ok_status();
 }
 
 }  // namespace kvferry::codec

@@ -1,10 +1,12 @@
-// A codec turns a tile of KV (one layer x 64 tokens x all KV heads) into a segment, and attends on
-// the segment as it is. docs/codecs.md describes the specs and the layouts.
+// A codec turns a tile of KV (one layer x tile_tokens tokens x all KV heads) into a segment, and
+// attends on the segment as it is. docs/codecs.md describes the specs and the layouts.
 //
 // Life of KV under a codec (docs/ARCHITECTURE.md, "one answer"): a new token's K (after rope) and V
 // are brought into the codec's domain (to_domain_*), rounded to the open dtype, and written to the
 // open tile. A query attends to every closed tile as encoded and to its own tile as it lies open.
-// When the tile's 64th token is in, encode() makes the closed segment, which never changes again.
+// When the tile's last token is in, encode() makes the closed segment, which never changes again.
+// On the wire and in stores a segment may go in another form (wrap, unwrap); it is never attended
+// on in that form.
 //
 // Thread contract: a Codec is immutable after make_codec; all methods may be called from any
 // number of threads with distinct output buffers and scratch.
@@ -23,7 +25,10 @@
 
 namespace kvferry::codec {
 
-using kernels::kTileTokens;
+// Tiles are whole numbers of grid blocks, and kernels work on one block at a time.
+inline constexpr std::uint32_t kGridTokens = kernels::kTileTokens;
+// The longest tile a codec may have.
+inline constexpr std::uint32_t kMaxTileTokens = 128;
 
 // Hash of the normalised spec: equal meaning, equal id.
 using CodecId = std::uint64_t;
@@ -37,15 +42,16 @@ struct CodecTraits {
   bool lossless = false;        // reconstruct gives back the open dtype's values exactly
   bool attendable = true;       // attend works on segments; others must be reconstructed first
   Scope scope = Scope::kBlock;  // how much of the KV encode must see at once
-  std::uint32_t tile_tokens = kTileTokens;
+  std::uint32_t tile_tokens = kGridTokens;  // a multiple of kGridTokens, at most kMaxTileTokens
   OpenDtype open_dtype = OpenDtype::kBf16;
   // K and V are worth less error without the biases of their projections. The caller then leaves
   // out, before to_domain_*, the bias of V and that part of K's which KvGeometry::removed_bias
   // stands for, and gives them back: by QueryRows::score_add, and by adding V's to the output.
   bool removes_bias = false;
+  bool wraps = false;  // the wire form is not the segment itself
 };
 
-// The open tile of one layer: k and v are [kv_heads][kTileTokens][head_dim] of the open dtype.
+// The open tile of one layer: k and v are [kv_heads][tile_tokens][head_dim] of the open dtype.
 // Not owned. Slots of tokens not yet written must hold finite values (they are zeroed at the
 // start of a tile).
 struct OpenTile {
@@ -54,12 +60,19 @@ struct OpenTile {
 };
 
 // Query rows that share one KV head. q: [rows][head_dim] f32, in the codec's domain, already
-// multiplied by 1/sqrt(head_dim). score_add: [rows][kTileTokens], what a removed bias of K adds to
-// the scores of the tile's tokens (of magnitude at most kernels::kMaxScoreAdd), or null.
+// multiplied by 1/sqrt(head_dim). score_add: [tile_tokens / 64][rows][64], what a removed bias of K
+// adds to the scores of the tile's tokens, a grid block after the other (of magnitude at most
+// kernels::kMaxScoreAdd), or null.
 struct QueryRows {
   const float* q = nullptr;
   std::uint32_t rows = 0;
   const float* score_add = nullptr;
+
+  // The rows as a kernel takes them for one grid block of the tile.
+  kernels::Queries block(std::uint32_t index) const {
+    return {q,
+            score_add == nullptr ? nullptr : score_add + std::size_t{index} * rows * kGridTokens};
+  }
 };
 
 class Codec {
@@ -67,6 +80,7 @@ class Codec {
   virtual ~Codec() = default;
 
   const CodecTraits& traits() const { return traits_; }
+  std::uint32_t tile_tokens() const { return traits_.tile_tokens; }
   const std::string& spec() const { return spec_; }  // normalised
   CodecId id() const { return id_; }
 
@@ -80,10 +94,11 @@ class Codec {
   // Undoes on the normalised attention output what to_domain_v did to V.
   virtual void from_domain_o(float* x, std::size_t heads, std::size_t head_dim) const;
 
-  // Exact size of the segment of tile number `tile` (0 is the first of the sequence) that holds
-  // `tokens` tokens, 1..kTileTokens. tokens < kTileTokens: an open tile as it is sent, dense.
-  virtual std::size_t segment_bytes(const KvGeometry& geometry, std::uint32_t tile,
-                                    std::uint32_t tokens) const = 0;
+  // Exact size of a layer's segment of tile number `tile` (0 is the first of the sequence) that
+  // holds `tokens` tokens, 1..tile_tokens. Fewer than tile_tokens: an open tile as it is sent,
+  // dense. Layers may differ; tiles behind the first do not.
+  virtual std::size_t segment_bytes(const KvGeometry& geometry, std::uint32_t layer,
+                                    std::uint32_t tile, std::uint32_t tokens) const = 0;
 
   // Encodes the first `tokens` tokens of a tile into out, whose size must be segment_bytes().
   // Equal input gives equal bytes on every instruction set. kInvalidArgument if a value is NaN or
@@ -109,10 +124,29 @@ class Codec {
   virtual void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
                            std::uint32_t kv_head, float* k, float* v) const = 0;
 
-  // Copies a dense segment of an open tile (tokens < kTileTokens) back into open memory; the slots
+  // Attends over an open tile of one KV head: row r sees the first visible[r] tokens, all when
+  // visible is null. Dense attention, unless a codec codes its own tile too.
+  virtual void attend_open(const KvGeometry& geometry, const OpenTile& tile, std::uint32_t kv_head,
+                           const QueryRows& queries, const std::uint32_t* visible,
+                           kernels::AttentionStates states) const;
+
+  // Copies a dense segment of an open tile (tokens < tile_tokens) back into open memory; the slots
   // behind the last token become zeros.
   virtual void load_open(const KvGeometry& geometry, std::span<const std::byte> segment,
                          const OpenTile& out) const = 0;
+
+  // The wire form of a segment, never longer than the segment itself; its length is in its header
+  // (codec/segment.h, wire_bytes). Writes it to out, which holds segment.size() bytes, and returns
+  // its length. Equal bytes on every instruction set. By default the segment itself.
+  virtual std::size_t wrap(const KvGeometry& geometry, std::span<const std::byte> segment,
+                           std::span<std::byte> out) const;
+
+  // Undoes wrap into out, whose size must be segment_bytes() of that tile, and validates the
+  // result as validate() does. kDataLoss for any wire form that wrap did not make; out is then
+  // unspecified.
+  virtual Status unwrap(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                        std::uint32_t tokens, std::span<const std::byte> wire,
+                        std::span<std::byte> out) const;
 
  protected:
   Codec(CodecTraits traits, std::string spec);
@@ -122,11 +156,6 @@ class Codec {
   std::string spec_;
   CodecId id_;
 };
-
-// Attention over an open tile of one KV head: row r sees the first visible[r] tokens.
-void attend_open(const KvGeometry& geometry, OpenDtype dtype, const OpenTile& tile,
-                 std::uint32_t kv_head, const QueryRows& queries, const std::uint32_t* visible,
-                 kernels::AttentionStates states);
 
 // The codec of a spec such as "hadamard | hack(k=4,v=2)". Errors point at the character and name
 // what was expected; unknown stages list those that exist.

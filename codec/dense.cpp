@@ -1,5 +1,6 @@
 #include "codec/dense.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -37,16 +38,57 @@ void widen(OpenDtype dtype, const std::byte* values, std::size_t n, float* out) 
   kernels::dense_kernels().from_bf16(reinterpret_cast<const std::uint16_t*>(values), n, out);
 }
 
-void attend_dense(OpenDtype dtype, const std::byte* k, const std::byte* v, const QueryRows& queries,
-                  const std::uint32_t* visible, kernels::AttentionStates states) {
+namespace {
+
+// One grid block.
+void attend_dense_block(OpenDtype dtype, const std::byte* k, const std::byte* v,
+                        const kernels::Queries& queries, const std::uint32_t* visible,
+                        kernels::AttentionStates states) {
   const kernels::DenseKernels& table = kernels::dense_kernels();
-  const kernels::Queries rows{queries.q, queries.score_add};
   if (dtype == OpenDtype::kBf16) {
-    table.attend_dense_bf16(rows, reinterpret_cast<const std::uint16_t*>(k),
+    table.attend_dense_bf16(queries, reinterpret_cast<const std::uint16_t*>(k),
                             reinterpret_cast<const std::uint16_t*>(v), visible, states);
   } else {
-    table.attend_dense_f32(rows, reinterpret_cast<const float*>(k),
+    table.attend_dense_f32(queries, reinterpret_cast<const float*>(k),
                            reinterpret_cast<const float*>(v), visible, states);
+  }
+}
+
+// One grid block of a longer tile: what each row sees of it has to be counted, which is done for a
+// few rows at a time.
+void attend_part_block(OpenDtype dtype, const std::byte* k, const std::byte* v,
+                       const kernels::Queries& queries, const std::uint32_t* visible,
+                       std::uint32_t first_token, kernels::AttentionStates states) {
+  constexpr std::uint32_t kRows = 64;
+  const std::uint32_t dim = states.head_dim;
+  for (std::uint32_t row = 0; row < states.rows; row += kRows) {
+    const std::uint32_t rows = std::min(kRows, states.rows - row);
+    std::uint32_t here[kRows];
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      here[r] = std::min(std::max(visible[row + r], first_token) - first_token, kGridTokens);
+    }
+    const float* add = queries.score_add;
+    attend_dense_block(
+        dtype, k, v,
+        {queries.q + std::size_t{row} * dim,
+         add == nullptr ? nullptr : add + std::size_t{row} * kGridTokens},
+        here, {states.m + row, states.l + row, states.o + std::size_t{row} * dim, rows, dim});
+  }
+}
+
+}  // namespace
+
+void attend_dense(OpenDtype dtype, std::uint32_t tokens, const std::byte* k, const std::byte* v,
+                  const QueryRows& queries, const std::uint32_t* visible,
+                  kernels::AttentionStates states) {
+  const std::size_t bytes = std::size_t{kGridTokens} * states.head_dim * bytes_of(dtype);
+  for (std::uint32_t block = 0; block < tokens / kGridTokens; ++block, k += bytes, v += bytes) {
+    const kernels::Queries rows = queries.block(block);
+    if (tokens == kGridTokens || visible == nullptr) {
+      attend_dense_block(dtype, k, v, rows, visible, states);
+    } else {
+      attend_part_block(dtype, k, v, rows, visible, block * kGridTokens, states);
+    }
   }
 }
 

@@ -15,10 +15,11 @@ std::size_t first_not_finite(OpenDtype dtype, const std::byte* values, std::size
 // kDataLoss when a value is NaN or infinite.
 Status check_dense(OpenDtype dtype, const std::byte* values, std::size_t bytes);
 
-// Attention over 64 dense tokens of one KV head, k and v [64][head_dim]; row r sees the first
-// visible[r] tokens, all when visible is null.
-void attend_dense(OpenDtype dtype, const std::byte* k, const std::byte* v, const QueryRows& queries,
-                  const std::uint32_t* visible, kernels::AttentionStates states);
+// Attention over dense tokens of one KV head, k and v [tokens][head_dim], tokens a multiple of 64;
+// row r sees the first visible[r] of them, all when visible is null.
+void attend_dense(OpenDtype dtype, std::uint32_t tokens, const std::byte* k, const std::byte* v,
+                  const QueryRows& queries, const std::uint32_t* visible,
+                  kernels::AttentionStates states);
 
 void widen(OpenDtype dtype, const std::byte* values, std::size_t n, float* out);
 

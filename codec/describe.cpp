@@ -27,33 +27,40 @@ class FrameCounter {
   std::uint64_t frames_ = 0;
 };
 
-// Bytes of one layer.
-ByteBreakdown layer_bytes(const PipelineCodec& codec, const KvGeometry& geometry,
-                          std::uint32_t tokens, const FrameCost& cost) {
-  const std::uint64_t closed = tokens / kTileTokens;
-  const std::uint32_t tail = tokens % kTileTokens;
-  const StorageStage::Planes planes = codec.storage().planes(geometry, 1);
-  ByteBreakdown bytes;
-  bytes.codes = closed * geometry.kv_heads * planes.codes;
-  bytes.scales = closed * geometry.kv_heads * planes.scales;
-  bytes.minima = closed * geometry.kv_heads * planes.minima;
-  bytes.segment_headers = (closed + (tail > 0 ? 1 : 0)) * kSegmentHeaderBytes;
+void add_layer(const PipelineCodec& codec, const KvGeometry& geometry, std::uint32_t layer,
+               std::uint32_t tokens, const FrameCost& cost, ByteBreakdown& bytes) {
+  const std::uint32_t tile_tokens = codec.tile_tokens();
+  const std::uint32_t closed = tokens / tile_tokens;
+  const std::uint32_t tail = tokens % tile_tokens;
+  for (const Plane& plane : codec.storage().planes(geometry, {layer, 1})) {
+    bytes.planes[static_cast<std::size_t>(plane.kind)] +=
+        std::uint64_t{closed} * geometry.kv_heads * plane.bytes;
+  }
+  bytes.segment_headers += (closed + (tail > 0 ? 1u : 0u)) * kSegmentHeaderBytes;
   FrameCounter frames(cost.max_payload_bytes);
   for (std::uint32_t tile = 0; tile < closed; ++tile) {
-    frames.add(codec.segment_bytes(geometry, tile, kTileTokens));
+    frames.add(codec.segment_bytes(geometry, layer, tile, tile_tokens));
   }
   if (closed > 0) {
-    bytes.first_tile_extra = codec.segment_bytes(geometry, 0, kTileTokens) -
-                             codec.segment_bytes(geometry, 1, kTileTokens);
+    bytes.first_tile_extra += codec.segment_bytes(geometry, layer, 0, tile_tokens) -
+                              codec.segment_bytes(geometry, layer, 1, tile_tokens);
   }
   if (tail > 0) {
-    const std::size_t segment =
-        codec.segment_bytes(geometry, static_cast<std::uint32_t>(closed), tail);
-    bytes.open_tile = segment - kSegmentHeaderBytes;
+    const std::size_t segment = codec.segment_bytes(geometry, layer, closed, tail);
+    bytes.open_tile += segment - kSegmentHeaderBytes;
     frames.add(segment);
   }
-  bytes.frame_headers = frames.frames() * cost.header_bytes;
-  return bytes;
+  bytes.frame_headers += frames.frames() * cost.header_bytes;
+}
+
+double closed_bits(const PipelineCodec& codec, const KvGeometry& geometry) {
+  std::size_t bytes = 0;
+  for (std::uint32_t layer = 0; layer < geometry.layers; ++layer) {
+    bytes += codec.storage().head_bytes(geometry, {layer, 1});
+  }
+  const std::size_t values =
+      std::size_t{2} * codec.tile_tokens() * geometry.head_dim * geometry.layers;
+  return 8.0 * static_cast<double>(bytes) / static_cast<double>(values);
 }
 
 CostPoint cost_of(const PipelineCodec& codec, const KvGeometry& geometry, std::uint32_t tokens,
@@ -61,18 +68,12 @@ CostPoint cost_of(const PipelineCodec& codec, const KvGeometry& geometry, std::u
   CostPoint point;
   point.tokens = tokens;
   point.values = std::uint64_t{tokens} * geometry.values_per_token();
-  point.bytes = layer_bytes(codec, geometry, tokens, cost);
-  for (std::uint64_t* part :
-       {&point.bytes.codes, &point.bytes.scales, &point.bytes.minima, &point.bytes.segment_headers,
-        &point.bytes.first_tile_extra, &point.bytes.open_tile, &point.bytes.frame_headers}) {
-    *part *= geometry.layers;
+  for (std::uint32_t layer = 0; layer < geometry.layers; ++layer) {
+    add_layer(codec, geometry, layer, tokens, cost, point.bytes);
   }
   point.bits_per_value =
       8.0 * static_cast<double>(point.bytes.total()) / static_cast<double>(point.values);
-  const StorageStage::Planes planes = codec.storage().planes(geometry, 1);
-  point.closed_bits_per_value = 8.0 *
-                                static_cast<double>(planes.codes + planes.scales + planes.minima) /
-                                static_cast<double>(2 * kTileTokens * geometry.head_dim);
+  point.closed_bits_per_value = closed_bits(codec, geometry);
   return point;
 }
 

@@ -1,18 +1,22 @@
 // What a codec costs: bits a value for sequences of given lengths, and where every byte goes. All
 // bytes that are sent for a prompt count: codes, scales, minima, the headers of segments and
-// frames, the first tile at 8 bits and the open last tile.
+// frames, the first tile at 8 bits and the open last tile. A wire stage makes it fewer, by how much
+// depends on the values: the figures are those without it, which it never exceeds.
 //
 // Thread contract: pure functions.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "codec/codec.h"
+#include "codec/stage.h"
 
 namespace kvferry::codec {
 
@@ -23,16 +27,16 @@ struct FrameCost {
 };
 
 struct ByteBreakdown {
-  std::uint64_t codes = 0;  // of closed tiles; raw: their values
-  std::uint64_t scales = 0;
-  std::uint64_t minima = 0;
+  // Of closed tiles, as many as each would be were all like those behind the first.
+  std::array<std::uint64_t, kPlaneKinds> planes{};  // by PlaneKind
   std::uint64_t segment_headers = 0;
   std::uint64_t first_tile_extra = 0;  // what the first tile takes beyond another closed tile
   std::uint64_t open_tile = 0;         // values of the tokens behind the last closed tile
   std::uint64_t frame_headers = 0;
 
   std::uint64_t total() const {
-    return codes + scales + minima + segment_headers + first_tile_extra + open_tile + frame_headers;
+    return std::accumulate(planes.begin(), planes.end(), std::uint64_t{0}) + segment_headers +
+           first_tile_extra + open_tile + frame_headers;
   }
 };
 
@@ -40,8 +44,7 @@ struct CostPoint {
   std::uint32_t tokens = 0;
   std::uint64_t values = 0;
   double bits_per_value = 0.0;  // total() * 8 / values
-  // Codes, scales and minima of a closed tile behind the first: what a long sequence tends to, but
-  // for headers.
+  // The planes of a closed tile behind the first: what a long sequence tends to, but for headers.
   double closed_bits_per_value = 0.0;
   ByteBreakdown bytes;
 };

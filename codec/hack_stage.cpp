@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "codec/stages.h"
 #include "kernels/hack_encode_kernels.h"
@@ -75,37 +76,36 @@ class HackStage final : public StorageStage {
                        " is not 64, 128 or 256; use raw");
   }
   SegmentKind kind() const override { return SegmentKind::kCodes; }
-  Bits bits(std::uint32_t tile) const override {
-    if (tile == 0) return {kFirstBits, kFirstBits};
+  Bits bits(TileId id) const override {
+    if (id.tile == 0) return {kFirstBits, kFirstBits};
     return {static_cast<std::uint8_t>(options_.k_bits), static_cast<std::uint8_t>(options_.v_bits)};
   }
-  Planes planes(const KvGeometry& geometry, std::uint32_t tile) const override {
-    const Bits b = bits(tile);
+  std::vector<Plane> planes(const KvGeometry& geometry, TileId id) const override {
+    const Bits b = bits(id);
     const std::size_t dim = geometry.head_dim;
-    return {8 * dim * (b.k + b.v), 4 * dim, 4 * dim};
+    return {{PlaneKind::kCodes, b.k, 8 * dim * b.k}, {PlaneKind::kScales, 16, 2 * dim},
+            {PlaneKind::kMinima, 16, 2 * dim},       {PlaneKind::kCodes, b.v, 8 * dim * b.v},
+            {PlaneKind::kScales, 16, 2 * dim},       {PlaneKind::kMinima, 16, 2 * dim}};
   }
-  std::size_t head_bytes(const KvGeometry& geometry, std::uint32_t tile) const override {
-    const Planes p = planes(geometry, tile);
-    return p.codes + p.scales + p.minima;
+  std::size_t head_bytes(const KvGeometry& geometry, TileId id) const override {
+    const Bits b = bits(id);
+    return std::size_t{8} * geometry.head_dim * (b.k + b.v + 1u);
   }
-  void encode_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* k,
+  void encode_head(const KvGeometry& geometry, TileId id, std::uint32_t kv_head, const std::byte* k,
                    const std::byte* v, std::byte* out) const override;
-  Status validate_head(const KvGeometry& geometry, std::uint32_t tile,
-                       const std::byte* part) const override;
-  void attend_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* part,
+  Status validate_head(const KvGeometry& geometry, TileId id, const std::byte* part) const override;
+  void attend_head(const KvGeometry& geometry, TileId id, const std::byte* part,
                    const QueryRows& queries, kernels::AttentionStates states) const override {
-    kernels::hack_kernels().attend(planes_at(geometry, tile, part), {queries.q, queries.score_add},
-                                   states);
+    kernels::hack_kernels().attend(planes_at(geometry, id, part), queries.block(0), states);
   }
-  void reconstruct_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* part,
-                        float* k, float* v) const override {
-    kernels::hack_reconstruct(planes_at(geometry, tile, part), k, v);
+  void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part, float* k,
+                        float* v) const override {
+    kernels::hack_reconstruct(planes_at(geometry, id, part), k, v);
   }
 
  private:
-  HackPlanes planes_at(const KvGeometry& geometry, std::uint32_t tile,
-                       const std::byte* part) const {
-    const Bits b = bits(tile);
+  HackPlanes planes_at(const KvGeometry& geometry, TileId id, const std::byte* part) const {
+    const Bits b = bits(id);
     const std::size_t dim = geometry.head_dim;
     HackPlanes p;
     p.head_dim = geometry.head_dim;
@@ -151,13 +151,13 @@ void encode_block(const kernels::HackBlock& block, std::uint32_t bits, HackRange
   std::memcpy(out.min, min, sizeof(min));
 }
 
-void HackStage::encode_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* k,
-                            const std::byte* v, std::byte* out) const {
+void HackStage::encode_head(const KvGeometry& geometry, TileId id, std::uint32_t,
+                            const std::byte* k, const std::byte* v, std::byte* out) const {
   const std::size_t dim = geometry.head_dim;
-  const Bits b = bits(tile);
+  const Bits b = bits(id);
   // 8 bits are min-max always, so that range= says nothing about a tile that it cannot improve.
-  const HackRange k_range = tile == 0 ? HackRange::kMinMax : options_.k_range;
-  const HackRange v_range = tile == 0 ? HackRange::kMinMax : options_.v_range;
+  const HackRange k_range = id.tile == 0 ? HackRange::kMinMax : options_.k_range;
+  const HackRange v_range = id.tile == 0 ? HackRange::kMinMax : options_.v_range;
   const auto* k_in = reinterpret_cast<const std::uint16_t*>(k);
   const auto* v_in = reinterpret_cast<const std::uint16_t*>(v);
   std::byte* k_scale = out + 8 * dim * b.k;
@@ -171,9 +171,9 @@ void HackStage::encode_head(const KvGeometry& geometry, std::uint32_t tile, cons
   }
 }
 
-Status HackStage::validate_head(const KvGeometry& geometry, std::uint32_t tile,
+Status HackStage::validate_head(const KvGeometry& geometry, TileId id,
                                 const std::byte* part) const {
-  const HackPlanes p = planes_at(geometry, tile, part);
+  const HackPlanes p = planes_at(geometry, id, part);
   for (std::size_t i = 0; i < geometry.head_dim; ++i) {
     for (const std::byte* scale : {p.k_scale, p.v_scale}) {
       const std::uint16_t value = bf16_at(scale, i);
@@ -211,7 +211,7 @@ Result<Stage> make_hack_stage(const SpecStage& spec) {
       range == kDefault ? default_range(options.k_bits) : static_cast<HackRange>(range);
   options.v_range =
       range == kDefault ? default_range(options.v_bits) : static_cast<HackRange>(range);
-  return Stage{nullptr, std::make_shared<HackStage>(options)};
+  return Stage(std::make_shared<HackStage>(options));
 }
 
 }  // namespace kvferry::codec

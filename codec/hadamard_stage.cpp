@@ -35,7 +35,7 @@ class HadamardStage final : public DomainStage {
 
 Result<Stage> make_hadamard_stage(const SpecStage& spec) {
   KVF_RETURN_IF_ERROR(SpecArguments(spec).check_keys({}));
-  return Stage{std::make_shared<HadamardStage>(), nullptr};
+  return Stage(std::make_shared<HadamardStage>());
 }
 
 }  // namespace kvferry::codec

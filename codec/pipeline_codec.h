@@ -1,5 +1,5 @@
-// The codec made of domain stages and one storage stage. Segments, headers and checks are here;
-// what a closed tile's bytes mean is the storage stage's.
+// The codec made of domain stages, one storage stage and perhaps a wire stage. Segments, headers
+// and checks are here; what a closed tile's bytes mean is the storage stage's.
 //
 // Thread contract: as Codec.
 #pragma once
@@ -16,15 +16,14 @@ namespace kvferry::codec {
 
 class PipelineCodec final : public Codec {
  public:
-  PipelineCodec(std::vector<std::shared_ptr<const DomainStage>> domain,
-                std::shared_ptr<const StorageStage> storage);
+  PipelineCodec(std::vector<DomainPtr> domain, StoragePtr storage, WirePtr wire);
 
   Status supports(const KvGeometry& geometry) const override;
   void to_domain_q(float* x, std::size_t heads, std::size_t head_dim) const override;
   void to_domain_k(float* x, std::size_t heads, std::size_t head_dim) const override;
   void to_domain_v(float* x, std::size_t heads, std::size_t head_dim) const override;
   void from_domain_o(float* x, std::size_t heads, std::size_t head_dim) const override;
-  std::size_t segment_bytes(const KvGeometry& geometry, std::uint32_t tile,
+  std::size_t segment_bytes(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                             std::uint32_t tokens) const override;
   Status encode(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                 std::uint32_t tokens, const OpenTile& input,
@@ -35,19 +34,29 @@ class PipelineCodec final : public Codec {
               const QueryRows& queries, kernels::AttentionStates states) const override;
   void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
                    std::uint32_t kv_head, float* k, float* v) const override;
+  void attend_open(const KvGeometry& geometry, const OpenTile& tile, std::uint32_t kv_head,
+                   const QueryRows& queries, const std::uint32_t* visible,
+                   kernels::AttentionStates states) const override;
   void load_open(const KvGeometry& geometry, std::span<const std::byte> segment,
                  const OpenTile& out) const override;
+  std::size_t wrap(const KvGeometry& geometry, std::span<const std::byte> segment,
+                   std::span<std::byte> out) const override;
+  Status unwrap(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                std::uint32_t tokens, std::span<const std::byte> wire,
+                std::span<std::byte> out) const override;
 
   const StorageStage& storage() const { return *storage_; }
 
  private:
-  std::size_t head_bytes(const KvGeometry& geometry, std::uint32_t tile,
-                         std::uint32_t tokens) const;
+  bool is_open(std::uint32_t tokens) const { return tokens < tile_tokens(); }
+  std::size_t head_bytes(const KvGeometry& geometry, TileId id, std::uint32_t tokens) const;
+  std::vector<Plane> body_planes(const KvGeometry& geometry, TileId id, std::uint32_t tokens) const;
   SegmentHeader header(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                        std::uint32_t tokens) const;
 
-  std::vector<std::shared_ptr<const DomainStage>> domain_;
-  std::shared_ptr<const StorageStage> storage_;
+  std::vector<DomainPtr> domain_;
+  StoragePtr storage_;
+  WirePtr wire_;  // null: segments go as they are
 };
 
 // make_codec, for those inside the room who ask the storage stage itself.

@@ -22,36 +22,36 @@ class RawStage final : public StorageStage {
   }
   Status supports(const KvGeometry&) const override { return ok_status(); }
   SegmentKind kind() const override { return SegmentKind::kDense; }
-  Bits bits(std::uint32_t) const override {
+  Bits bits(TileId) const override {
     const auto bits = static_cast<std::uint8_t>(8 * bytes_of(dtype_));
     return {bits, bits};
   }
-  std::size_t head_bytes(const KvGeometry& geometry, std::uint32_t) const override {
-    return dense_head_bytes(geometry, kTileTokens, dtype_);
+  std::size_t head_bytes(const KvGeometry& geometry, TileId) const override {
+    return dense_head_bytes(geometry, kGridTokens, dtype_);
   }
-  void encode_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* k,
+  std::vector<Plane> planes(const KvGeometry& geometry, TileId id) const override {
+    return {{PlaneKind::kValues, bits(id).k, head_bytes(geometry, id)}};
+  }
+  void encode_head(const KvGeometry& geometry, TileId id, std::uint32_t, const std::byte* k,
                    const std::byte* v, std::byte* out) const override {
-    const std::size_t half = head_bytes(geometry, tile) / 2;
+    const std::size_t half = head_bytes(geometry, id) / 2;
     std::memcpy(out, k, half);
     std::memcpy(out + half, v, half);
   }
-  Status validate_head(const KvGeometry& geometry, std::uint32_t tile,
+  Status validate_head(const KvGeometry& geometry, TileId id,
                        const std::byte* part) const override {
-    return check_dense(dtype_, part, head_bytes(geometry, tile));
+    return check_dense(dtype_, part, head_bytes(geometry, id));
   }
-  void attend_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* part,
+  void attend_head(const KvGeometry& geometry, TileId id, const std::byte* part,
                    const QueryRows& queries, kernels::AttentionStates states) const override {
-    const std::byte* v = part + head_bytes(geometry, tile) / 2;
-    attend_dense(dtype_, part, v, queries, nullptr, states);
+    const std::byte* v = part + head_bytes(geometry, id) / 2;
+    attend_dense(dtype_, kGridTokens, part, v, queries, nullptr, states);
   }
-  void reconstruct_head(const KvGeometry& geometry, std::uint32_t, const std::byte* part, float* k,
+  void reconstruct_head(const KvGeometry& geometry, TileId, const std::byte* part, float* k,
                         float* v) const override {
-    const std::size_t n = std::size_t{kTileTokens} * geometry.head_dim;
+    const std::size_t n = std::size_t{kGridTokens} * geometry.head_dim;
     widen(dtype_, part, n, k);
     widen(dtype_, part + n * bytes_of(dtype_), n, v);
-  }
-  Planes planes(const KvGeometry& geometry, std::uint32_t tile) const override {
-    return {head_bytes(geometry, tile), 0, 0};
   }
 
  private:
@@ -63,11 +63,9 @@ class RawStage final : public StorageStage {
 
 Result<Stage> make_raw_stage(const SpecStage& spec) {
   KVF_RETURN_IF_ERROR(SpecArguments(spec).check_keys({}));
-  return Stage{nullptr, std::make_shared<RawStage>("raw", OpenDtype::kBf16)};
+  return Stage(std::make_shared<RawStage>("raw", OpenDtype::kBf16));
 }
 
-std::shared_ptr<const StorageStage> make_exact_storage() {
-  return std::make_shared<RawStage>("exact", OpenDtype::kF32);
-}
+StoragePtr make_exact_storage() { return std::make_shared<RawStage>("exact", OpenDtype::kF32); }
 
 }  // namespace kvferry::codec

@@ -25,14 +25,104 @@ std::string stage_names() {
   return names;
 }
 
+// A pipeline as it is put together, stage by stage.
+class Composer {
+ public:
+  Status add(const SpecStage& spec) {
+    const StageEntry* entry = find_stage(spec.name);
+    if (entry == nullptr) {
+      return spec_error(spec.position,
+                        "a stage, which are: " + stage_names() + "; not \"" + spec.name + "\"");
+    }
+    if (entry->kind == StageKind::kPreset) return add_preset(spec, *entry);
+    KVF_RETURN_IF_ERROR(check_order(spec, entry->kind));
+    KVF_ASSIGN_OR_RETURN(Stage made, entry->make(spec));
+    last_ = entry->kind;
+    switch (entry->kind) {
+      case StageKind::kDomain:
+        return add_domain(spec, std::get<DomainPtr>(std::move(made)));
+      case StageKind::kAdapter:
+        adapters_.push_back(std::get<Adapter>(std::move(made)));
+        break;
+      case StageKind::kStorage:
+        storage_ = std::get<StoragePtr>(std::move(made));
+        // The adapter that stands next to the storage comes first.
+        for (auto adapter = adapters_.rbegin(); adapter != adapters_.rend(); ++adapter) {
+          KVF_ASSIGN_OR_RETURN(storage_, (*adapter)(std::move(storage_)));
+        }
+        break;
+      default:
+        wire_ = std::get<WirePtr>(std::move(made));
+    }
+    return ok_status();
+  }
+
+  // end: the position behind the spec.
+  Result<std::shared_ptr<const PipelineCodec>> finish(std::size_t end) {
+    if (storage_ == nullptr) {
+      return spec_error(end, "\"| raw\" or \"| hack(...)\": something must store the KV");
+    }
+    return std::shared_ptr<const PipelineCodec>(
+        std::make_shared<PipelineCodec>(std::move(domain_), std::move(storage_), std::move(wire_)));
+  }
+
+ private:
+  // The kinds are numbered in the order in which they may follow each other.
+  Status check_order(const SpecStage& spec, StageKind kind) const {
+    if (wire_ != nullptr) {
+      return spec_error(spec.position, "the end: nothing comes behind " + wire_->text());
+    }
+    if (storage_ != nullptr && kind != StageKind::kWire) {
+      return spec_error(spec.position, "the end or a wire stage behind " + storage_->text());
+    }
+    if (storage_ == nullptr && kind == StageKind::kWire) {
+      return spec_error(spec.position, "a storage stage such as raw before " + spec.name);
+    }
+    if (kind < last_) {
+      return spec_error(spec.position, "a stage of another kind: " + spec.name + " is a " +
+                                           std::string(stage_kind_name(kind)) +
+                                           " stage, which come before " +
+                                           std::string(stage_kind_name(last_)) + " stages");
+    }
+    return ok_status();
+  }
+
+  Status add_domain(const SpecStage& spec, DomainPtr stage) {
+    for (const auto& earlier : domain_) {
+      if (earlier->text() == stage->text()) {
+        return spec_error(spec.position, "another stage: " + spec.name + " is there already");
+      }
+    }
+    domain_.push_back(std::move(stage));
+    return ok_status();
+  }
+
+  // What the preset stands for, as if it were written in its place.
+  Status add_preset(const SpecStage& spec, const StageEntry& entry) {
+    KVF_ASSIGN_OR_RETURN(const std::string text, entry.expand(spec));
+    KVF_ASSIGN_OR_RETURN(std::vector<SpecStage> stages, parse_spec(text));
+    for (SpecStage& stage : stages) {
+      stage.position = spec.position;
+      KVF_RETURN_IF_ERROR(add(stage));
+    }
+    return ok_status();
+  }
+
+  std::vector<DomainPtr> domain_;
+  std::vector<Adapter> adapters_;
+  StoragePtr storage_;
+  WirePtr wire_;
+  StageKind last_ = StageKind::kDomain;
+};
+
 }  // namespace
 
 const std::vector<StageEntry>& list_stages() {
   static const std::vector<StageEntry> stages = {
-      {"raw", "raw", "KV as bf16", make_raw_stage},
-      {"hadamard", "hadamard", "Walsh-Hadamard transform of Q, K and V along head_dim",
-       make_hadamard_stage},
-      {"hack", "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,first_bits=8])",
+      {"hadamard", StageKind::kDomain, "hadamard",
+       "Walsh-Hadamard transform of Q, K and V along head_dim", make_hadamard_stage},
+      {"raw", StageKind::kStorage, "raw", "KV as bf16", make_raw_stage},
+      {"hack", StageKind::kStorage, "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,first_bits=8])",
        "integer codes that attention works on as they are", make_hack_stage},
   };
   return stages;
@@ -40,34 +130,9 @@ const std::vector<StageEntry>& list_stages() {
 
 Result<std::shared_ptr<const PipelineCodec>> make_pipeline_codec(std::string_view spec) {
   KVF_ASSIGN_OR_RETURN(const std::vector<SpecStage> parsed, parse_spec(spec));
-  std::vector<std::shared_ptr<const DomainStage>> domain;
-  std::shared_ptr<const StorageStage> storage;
-  for (const SpecStage& stage : parsed) {
-    const StageEntry* entry = find_stage(stage.name);
-    if (entry == nullptr) {
-      return spec_error(stage.position,
-                        "a stage, which are: " + stage_names() + "; not \"" + stage.name + "\"");
-    }
-    if (storage != nullptr) {
-      return spec_error(stage.position, "the end: nothing comes behind " + storage->text());
-    }
-    KVF_ASSIGN_OR_RETURN(Stage made, entry->make(stage));
-    if (made.storage != nullptr) {
-      storage = std::move(made.storage);
-      continue;
-    }
-    for (const auto& earlier : domain) {
-      if (earlier->text() == made.domain->text()) {
-        return spec_error(stage.position, "another stage: " + stage.name + " is there already");
-      }
-    }
-    domain.push_back(std::move(made.domain));
-  }
-  if (storage == nullptr) {
-    return spec_error(spec.size() + 1, "\"| raw\" or \"| hack(...)\": something must store the KV");
-  }
-  return std::shared_ptr<const PipelineCodec>(
-      std::make_shared<PipelineCodec>(std::move(domain), std::move(storage)));
+  Composer composer;
+  for (const SpecStage& stage : parsed) KVF_RETURN_IF_ERROR(composer.add(stage));
+  return composer.finish(spec.size() + 1);
 }
 
 Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec) {
@@ -76,8 +141,7 @@ Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec) {
 }
 
 std::shared_ptr<const Codec> make_exact_codec() {
-  return std::make_shared<PipelineCodec>(std::vector<std::shared_ptr<const DomainStage>>{},
-                                         make_exact_storage());
+  return std::make_shared<PipelineCodec>(std::vector<DomainPtr>{}, make_exact_storage(), nullptr);
 }
 
 }  // namespace kvferry::codec

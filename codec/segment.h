@@ -14,6 +14,7 @@
 #include <span>
 #include <type_traits>
 
+#include "base/status.h"
 #include "codec/codec.h"
 
 namespace kvferry::codec {
@@ -32,13 +33,13 @@ struct SegmentHeader {
   std::uint8_t open_dtype;  // OpenDtype of the codec
   std::uint8_t k_bits;      // of a code, or of a dense value
   std::uint8_t v_bits;
-  std::uint16_t tokens;  // 1..64
+  std::uint16_t tokens;  // 1..tile_tokens
   std::uint16_t layer;
   std::uint16_t kv_heads;
   std::uint16_t head_dim;
-  std::uint16_t reserved0;  // 0
+  std::uint16_t wrapped;    // 1: the bytes behind the header are those of a wire stage
   std::uint32_t tile;       // number of the tile; 0 is the first of the sequence
-  std::uint32_t bytes;      // of the whole segment
+  std::uint32_t bytes;      // of all that the header begins, in the form it is in
   std::uint32_t reserved1;  // 0
   std::uint64_t codec_id;
   std::uint8_t reserved2[24];  // 0
@@ -50,6 +51,10 @@ static_assert(offsetof(SegmentHeader, tokens) == 10 && offsetof(SegmentHeader, t
 static_assert(std::has_unique_object_representations_v<SegmentHeader>, "no padding");
 
 inline constexpr std::size_t kSegmentHeaderBytes = sizeof(SegmentHeader);
+
+// How many bytes the wire form that begins here says it has, by its header. kDataLoss where there
+// is no whole header, it does not begin one, or it claims more bytes than there are.
+Result<std::size_t> wire_bytes(std::span<const std::byte> wire);
 
 // Bytes of one KV head of a dense segment.
 inline std::size_t dense_head_bytes(const KvGeometry& geometry, std::uint32_t tokens,

@@ -7,37 +7,58 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "codec/codec.h"
 
 namespace kvferry::codec {
 
-// Memory of a sequence. A block holds one tile of all layers: segment (layer, tile) starts at
-// blocks[tile] + layer * segment_bytes(tile). The open tile is one extent for all layers:
-// layer's K, then its V, [kv_heads][kTileTokens][head_dim] each.
+// Where the segments of a block lie, one behind the other: a block holds one tile of all layers.
+// Tiles behind the first are alike.
+class BlockLayout {
+ public:
+  BlockLayout() = default;
+  BlockLayout(const Codec& codec, const KvGeometry& geometry);
+
+  std::size_t block_bytes(std::uint32_t tile) const { return starts(tile).back(); }
+  std::size_t start(std::uint32_t layer, std::uint32_t tile) const { return starts(tile)[layer]; }
+  std::size_t bytes(std::uint32_t layer, std::uint32_t tile) const {
+    return starts(tile)[layer + 1] - starts(tile)[layer];
+  }
+
+ private:
+  const std::vector<std::size_t>& starts(std::uint32_t tile) const {
+    return tile == 0 ? first_ : later_;
+  }
+  std::vector<std::size_t> first_, later_;  // [layers + 1]
+};
+
+// Memory of a sequence. A block is laid out as BlockLayout says. The open tile is one extent for
+// all layers: layer's K, then its V, [kv_heads][tile_tokens][head_dim] each.
 // Thread contract: owned and changed by the engine thread; pool threads write disjoint segments.
 struct SequenceKv {
+  SequenceKv() = default;
+  SequenceKv(std::shared_ptr<const Codec> codec_of, const KvGeometry& geometry_of)
+      : codec(std::move(codec_of)), geometry(geometry_of), layout(*codec, geometry) {}
+
   std::shared_ptr<const Codec> codec;
   KvGeometry geometry;
+  BlockLayout layout;
   std::uint32_t length = 0;        // tokens whose KV is complete in all layers
   std::vector<std::byte*> blocks;  // one for each tile that may close: capacity, not length
   std::byte* open = nullptr;       // open_bytes(); zeroed by start()
 
   static std::size_t open_bytes(const Codec& codec, const KvGeometry& geometry) {
-    return std::size_t{2} * geometry.layers * geometry.kv_heads * kTileTokens * geometry.head_dim *
-           bytes_of(codec.traits().open_dtype);
-  }
-  // Bytes of the block of one closed tile.
-  static std::size_t block_bytes(const Codec& codec, const KvGeometry& geometry,
-                                 std::uint32_t tile) {
-    return geometry.layers * codec.segment_bytes(geometry, tile, kTileTokens);
+    return std::size_t{2} * geometry.layers * geometry.kv_heads * codec.tile_tokens() *
+           geometry.head_dim * bytes_of(codec.traits().open_dtype);
   }
 
-  std::uint32_t closed_tiles() const { return length / kTileTokens; }
+  std::uint32_t tile_tokens() const { return codec->tile_tokens(); }
+  std::uint32_t closed_tiles() const { return length / tile_tokens(); }
+  std::uint32_t open_tokens() const { return length % tile_tokens(); }
   std::span<std::byte> segment(std::uint32_t layer, std::uint32_t tile) const {
-    const std::size_t bytes = codec->segment_bytes(geometry, tile, kTileTokens);
-    return {blocks[tile] + layer * bytes, bytes};
+    return {blocks[tile] + layout.start(layer, tile), layout.bytes(layer, tile)};
   }
   OpenTile open_tile(std::uint32_t layer) const {
     const std::size_t half = open_bytes(*codec, geometry) / (2 * geometry.layers);

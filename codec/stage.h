@@ -1,11 +1,15 @@
-// What a codec is composed of: any number of domain stages, then one storage stage. A new stage is
-// one file that ends in its StageEntry, and one line in registry.cpp.
+// What a codec is composed of, in this order: any number of domain stages, any number of adapters,
+// one storage stage, at most one wire stage. A new stage is one file that ends in its maker, and
+// one entry in registry.cpp. A preset is a name for a spec made of other stages.
 //
 // Thread contract: stages are immutable; their methods may be called from any number of threads.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/status.h"
@@ -29,9 +33,35 @@ class DomainStage {
   virtual void undo_o(float* x, std::size_t heads, std::size_t head_dim) const = 0;
 };
 
+// Where a closed tile stands: everything but the values that its bytes may depend on.
+struct TileId {
+  std::uint32_t layer = 0;
+  std::uint32_t tile = 0;  // 0 is the first of the sequence
+};
+
+// The bytes of one head's part, by what they are.
+enum class PlaneKind : std::uint8_t {
+  kValues,   // dense
+  kCodes,    // packed integer codes
+  kScales,   // what a code's step is worth
+  kMinima,   // what code 0 is worth
+  kSums,     // of codes
+  kFactors,  // of rows or columns, beside scales
+  kMeans,
+};
+inline constexpr std::size_t kPlaneKinds = 7;
+std::string_view plane_name(PlaneKind kind);
+
+// A run of bytes of one kind in a head's part. bits: of a value or code, 1 to 32.
+struct Plane {
+  PlaneKind kind = PlaneKind::kValues;
+  std::uint32_t bits = 0;
+  std::size_t bytes = 0;
+};
+
 // How a closed tile lies in a segment. The segments of open tiles are dense for every storage
-// (codec/segment.h). The methods are those of Codec, for tiles of kTileTokens tokens; the header is
-// written and checked by the codec, so `body` is what follows it.
+// (codec/segment.h). The methods are those of Codec, for whole tiles of one KV head; the header is
+// written and checked by the codec, so a part is what follows it.
 class StorageStage {
  public:
   virtual ~StorageStage() = default;
@@ -43,37 +73,64 @@ class StorageStage {
   struct Bits {
     std::uint8_t k, v;
   };
-  virtual Bits bits(std::uint32_t tile) const = 0;
-  // Bytes of the part of one KV head, a multiple of 64.
-  virtual std::size_t head_bytes(const KvGeometry& geometry, std::uint32_t tile) const = 0;
-  // k, v: [kTileTokens][head_dim] of the open dtype, finite. out: head_bytes.
-  virtual void encode_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* k,
-                           const std::byte* v, std::byte* out) const = 0;
+  virtual Bits bits(TileId id) const = 0;
+  // Bytes of the part of one KV head, a multiple of 64. Tiles behind the first are alike.
+  virtual std::size_t head_bytes(const KvGeometry& geometry, TileId id) const = 0;
+  // The part's bytes in order, head_bytes in all. For wire stages and `codec describe`.
+  virtual std::vector<Plane> planes(const KvGeometry& geometry, TileId id) const = 0;
+  // k, v: [tile_tokens][head_dim] of the open dtype, finite. out: head_bytes.
+  virtual void encode_head(const KvGeometry& geometry, TileId id, std::uint32_t kv_head,
+                           const std::byte* k, const std::byte* v, std::byte* out) const = 0;
   // Whether what encode_head never writes is in the part (a scale that is not finite, say).
-  virtual Status validate_head(const KvGeometry& geometry, std::uint32_t tile,
+  virtual Status validate_head(const KvGeometry& geometry, TileId id,
                                const std::byte* part) const = 0;
-  virtual void attend_head(const KvGeometry& geometry, std::uint32_t tile, const std::byte* part,
+  virtual void attend_head(const KvGeometry& geometry, TileId id, const std::byte* part,
                            const QueryRows& queries, kernels::AttentionStates states) const = 0;
-  virtual void reconstruct_head(const KvGeometry& geometry, std::uint32_t tile,
-                                const std::byte* part, float* k, float* v) const = 0;
-  // Where the bytes of a head's part go, for `codec describe`.
-  struct Planes {
-    std::size_t codes = 0, scales = 0, minima = 0;
-  };
-  virtual Planes planes(const KvGeometry& geometry, std::uint32_t tile) const = 0;
+  virtual void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part,
+                                float* k, float* v) const = 0;
+  // Codec::attend_open of one head: k, v [tile_tokens][head_dim] of the open dtype. Dense unless
+  // the storage codes its own tile too.
+  virtual void attend_open_head(const std::byte* k, const std::byte* v, const QueryRows& queries,
+                                const std::uint32_t* visible,
+                                kernels::AttentionStates states) const;
 };
 
-// What a parsed stage becomes: one of the two.
-struct Stage {
-  std::shared_ptr<const DomainStage> domain;
-  std::shared_ptr<const StorageStage> storage;
+// How the bytes behind a segment's header go on the wire and into stores: in fewer, and back.
+class WireStage {
+ public:
+  virtual ~WireStage() = default;
+  virtual std::string text() const = 0;  // normalised
+  // The body's planes, all KV heads in order.
+  // Writes fewer bytes than the body has to out, which holds body.size() - 1, and returns their
+  // number; or returns 0, and the body goes as it is. Equal bytes on every instruction set.
+  virtual std::size_t wrap(std::span<const Plane> planes, std::span<const std::byte> body,
+                           std::span<std::byte> out) const = 0;
+  // Undoes wrap. kDataLoss for what wrap never writes; reads and writes nothing outside.
+  virtual Status unwrap(std::span<const Plane> planes, std::span<const std::byte> wire,
+                        std::span<std::byte> body) const = 0;
 };
+
+using DomainPtr = std::shared_ptr<const DomainStage>;
+using StoragePtr = std::shared_ptr<const StorageStage>;
+using WirePtr = std::shared_ptr<const WireStage>;
+
+// Makes another storage out of the one that stands behind it in the spec.
+using Adapter = std::function<Result<StoragePtr>(StoragePtr behind)>;
+
+// What a parsed stage becomes: that of its entry's kind.
+using Stage = std::variant<DomainPtr, Adapter, StoragePtr, WirePtr>;
+
+enum class StageKind : std::uint8_t { kDomain, kAdapter, kStorage, kWire, kPreset };
+std::string_view stage_kind_name(StageKind kind);  // "domain", ...
 
 struct StageEntry {
   std::string_view name;
+  StageKind kind = StageKind::kStorage;
   std::string_view usage;    // "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,first_bits=8])"
   std::string_view summary;  // one line
-  Result<Stage> (*make)(const SpecStage& spec);
+  Result<Stage> (*make)(const SpecStage& spec) = nullptr;
+  // Presets: the spec that this one stands for.
+  Result<std::string> (*expand)(const SpecStage& spec) = nullptr;
 };
 
 // All stages that specs may name, in the order in which they are listed to people.

@@ -13,6 +13,6 @@ Result<Stage> make_hack_stage(const SpecStage& spec);
 Result<Stage> make_hadamard_stage(const SpecStage& spec);
 
 // f32 as computed; no spec names it.
-std::shared_ptr<const StorageStage> make_exact_storage();
+StoragePtr make_exact_storage();
 
 }  // namespace kvferry::codec

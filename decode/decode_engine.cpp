@@ -123,8 +123,9 @@ void DecodeEngine::receive(const RequestPtr& request) {
   callbacks.land = [weak](std::uint32_t layer, std::uint32_t tile) -> std::span<std::byte> {
     const RequestPtr landing = weak.lock();
     if (!landing || landing->ended) return {};
-    const std::uint32_t open = landing->prompt() % codec::kTileTokens;
-    if (tile < landing->prompt() / codec::kTileTokens) {
+    const std::uint32_t tile_tokens = landing->identity.codec->tile_tokens();
+    const std::uint32_t open = landing->prompt() % tile_tokens;
+    if (tile < landing->prompt() / tile_tokens) {
       return landing->prompt_sequence().kv().segment(layer, tile);
     }
     return landing->prompt_sequence().open_segment(layer, tile, open);
@@ -158,8 +159,8 @@ void DecodeEngine::receive(const RequestPtr& request) {
 void DecodeEngine::adopt(DecodeRequest& request) {
   codec::PooledSequence& sequence = request.prompt_sequence();
   codec::SequenceKv& kv = sequence.kv();
-  const std::uint32_t tile = request.prompt() / codec::kTileTokens;
-  const std::uint32_t open = request.prompt() % codec::kTileTokens;
+  const std::uint32_t tile = request.prompt() / kv.tile_tokens();
+  const std::uint32_t open = request.prompt() % kv.tile_tokens();
   for (std::uint32_t layer = 0; open > 0 && layer < kv.geometry.layers; ++layer) {
     const std::span<const std::byte> segment = sequence.open_segment(layer, tile, open);
     kv.codec->load_open(kv.geometry, segment, kv.open_tile(layer));
@@ -318,7 +319,7 @@ void DecodeEngine::run_step(const std::vector<Row>& batch,
     const std::span<const float> own = logits.first(told * vocab);
     logits = logits.subspan(told * vocab);
     const std::uint32_t length = row.choice->sequence->kv().length;
-    row.choice->sequence->mark_resident(length / codec::kTileTokens);
+    row.choice->sequence->mark_resident(length / row.choice->sequence->kv().tile_tokens());
     if (length > row.request->prompt()) {
       if (row.request->first_decode_ns == 0) {
         row.request->first_decode_ns = monotonic_ns() - row.request->ready_ns;

@@ -23,14 +23,13 @@ void fill_usage(const DecodeRequest& request, proto::KvUsage& usage) {
   const codec::KvGeometry& geometry = request.identity.geometry;
   const codec::Codec& codec = *request.identity.codec;
   const double values = static_cast<double>(geometry.values_per_token()) * request.prompt();
-  const std::uint32_t closed = request.prompt() / codec::kTileTokens;
-  const std::uint32_t open = request.prompt() % codec::kTileTokens;
+  const codec::BlockLayout layout(codec, geometry);
+  const std::uint32_t closed = request.prompt() / codec.tile_tokens();
+  const std::uint32_t open = request.prompt() % codec.tile_tokens();
   std::size_t bytes = request.stats.wire_bytes;
   if (!request.remote_prefill) {  // what the prompt occupies here
-    for (std::uint32_t tile = 0; tile < closed; ++tile) {
-      bytes += codec::SequenceKv::block_bytes(codec, geometry, tile);
-    }
-    if (open > 0) bytes += geometry.layers * codec.segment_bytes(geometry, closed, open);
+    for (std::uint32_t tile = 0; tile < closed; ++tile) bytes += layout.block_bytes(tile);
+    if (open > 0) bytes += geometry.layers * codec.segment_bytes(geometry, 0, closed, open);
   }
   auto ms = [](std::uint64_t ns) { return static_cast<double>(ns) * 1e-6; };
   usage.set_values(static_cast<std::uint64_t>(values));
@@ -38,8 +37,8 @@ void fill_usage(const DecodeRequest& request, proto::KvUsage& usage) {
   usage.set_sent_bytes(request.stats.wire_bytes);
   usage.set_bits_per_value(static_cast<double>(bytes) * 8 / values);
   usage.set_closed_bits_per_value(
-      static_cast<double>(codec::SequenceKv::block_bytes(codec, geometry, 1)) * 8 /
-      (static_cast<double>(geometry.values_per_token()) * codec::kTileTokens));
+      static_cast<double>(layout.block_bytes(1)) * 8 /
+      (static_cast<double>(geometry.values_per_token()) * codec.tile_tokens()));
   usage.set_queue_ms(ms(request.stats.prefill.queue_ns));
   usage.set_prefill_ms(ms(request.stats.prefill.prefill_ns));
   usage.set_encode_ms(ms(request.stats.prefill.encode_ns));

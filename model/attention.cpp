@@ -10,7 +10,7 @@
 
 namespace kvferry::model {
 
-using codec::kTileTokens;
+using codec::kGridTokens;
 
 namespace {
 
@@ -56,7 +56,7 @@ Attention::Attention(const ModelConfig& config, RemovedBias& bias, ComputePool& 
     if (bias_.most_pairs() > 0) {
       scratch.terms.resize(rows * 2 * bias_.most_pairs());
       scratch.turned.resize(scratch.terms.size());
-      scratch.score_add.resize(rows * kTileTokens);
+      scratch.score_add.resize(rows * codec::kMaxTileTokens);
     }
     scratch.cell.resize(rows, head_dim_);
     scratch.total.resize(rows, head_dim_);
@@ -69,12 +69,13 @@ void Attention::plan(const StepKv& step) {
   std::size_t partials = 0;
   std::uint32_t most_tokens = 1;
   for (const auto& part : step.parts()) {
-    bias_.reserve(part.last_tile() + 1);
+    bias_.reserve((part.last_tile() + 1) * (part.tile_tokens() / kGridTokens));
+    const std::uint32_t tile_tokens = part.tile_tokens();
     for (std::uint32_t token = 0; token < part.rows;) {
-      const std::uint32_t tile = (part.start + token) / kTileTokens;
-      const std::uint32_t tile_end = std::min(part.rows, (tile + 1) * kTileTokens - part.start);
+      const std::uint32_t tile = (part.start + token) / tile_tokens;
+      const std::uint32_t tile_end = std::min(part.rows, (tile + 1) * tile_tokens - part.start);
       const std::uint32_t tokens = std::min(block_tokens, tile_end - token);
-      const std::uint32_t cells = tile / kCellTiles + 1;
+      const std::uint32_t cells = tile * tile_tokens / kCellTokens + 1;
       for (std::uint32_t head = 0; head < kv_heads_; ++head) {
         tasks_.push_back({&part, tile, token, tokens, head, cells, partials});
         partials += cells;
@@ -85,7 +86,7 @@ void Attention::plan(const StepKv& step) {
   }
   // The longest walk last to start would leave threads idle at the end.
   std::stable_sort(tasks_.begin(), tasks_.end(),
-                   [](const Task& a, const Task& b) { return a.tile > b.tile; });
+                   [](const Task& a, const Task& b) { return a.cells > b.cells; });
   const auto threads = static_cast<std::size_t>(pool_.threads());
   split_ = threads > 1 && tasks_.size() < 2 * threads && partials > tasks_.size();
   partial_rows_ = std::size_t{most_tokens} * group_;
@@ -154,7 +155,7 @@ void Attention::gather_queries(const Call& call, const Task& task, Scratch& scra
     const float* from = call.input.q + row * call.input.q_stride + task.kv_head * width;
     float* to = scratch.q.data() + i * width;
     for (std::size_t j = 0; j < width; ++j) to[j] = from[j] * scale;
-    const std::uint32_t slot = (task.part->start + task.token0 + i) % kTileTokens;
+    const std::uint32_t slot = (task.part->start + task.token0 + i) % task.part->tile_tokens();
     std::fill_n(scratch.visible.data() + std::size_t{i} * group_, group_, slot + 1);
   }
   if (lacks_k_bias(call, task)) gather_terms(call, task, scratch);
@@ -182,29 +183,35 @@ void Attention::attend_cell(const Call& call, const Task& task, std::uint32_t ce
                             Scratch& scratch, kernels::AttentionStates states) const {
   const codec::SequenceKv& kv = *task.part->kv;
   codec::QueryRows queries{scratch.q.data(), rows_of(task)};
-  const bool add_scores = lacks_k_bias(call, task);
-  if (add_scores) queries.score_add = scratch.score_add.data();
-  const auto score_tile = [&](std::uint32_t tile) {
-    if (!add_scores) return;
-    bias_.add_scores(call.layer, task.kv_head, tile, scratch.terms.data(), queries.rows,
-                     scratch.turned.data(), scratch.score_add.data());
-  };
+  if (lacks_k_bias(call, task)) queries.score_add = scratch.score_add.data();
   reset(states);
-  const std::uint32_t first = cell * kCellTiles;
-  const std::uint32_t last = std::min(first + kCellTiles, task.tile);
+  const std::uint32_t cell_tiles = kCellTokens / kv.tile_tokens();
+  const std::uint32_t first = cell * cell_tiles;
+  const std::uint32_t last = std::min(first + cell_tiles, task.tile);
   for (std::uint32_t tile = first; tile < last; ++tile) {
     // Two tiles ahead, into the next cell too: a thread goes there next, or its neighbour does.
     if (tile + 2 < task.tile) {
       codec::prefetch_head(kv.segment(call.layer, tile + 2), kv_heads_, task.kv_head);
     }
-    score_tile(tile);
+    score_tile(call, task, tile, scratch);
     kv.codec->attend(kv.geometry, kv.segment(call.layer, tile), task.kv_head, queries, states);
   }
-  if (task.tile / kCellTiles == cell) {
-    score_tile(task.tile);
-    codec::attend_open(kv.geometry, kv.codec->traits().open_dtype,
-                       call.step.dense_tile(*task.part, call.layer, task.tile), task.kv_head,
-                       queries, scratch.visible.data(), states);
+  if (task.tile / cell_tiles == cell) {
+    score_tile(call, task, task.tile, scratch);
+    kv.codec->attend_open(kv.geometry, call.step.dense_tile(*task.part, call.layer, task.tile),
+                          task.kv_head, queries, scratch.visible.data(), states);
+  }
+}
+
+// What the removed bias adds to the tile's scores, one grid block behind the other.
+void Attention::score_tile(const Call& call, const Task& task, std::uint32_t tile,
+                           Scratch& scratch) const {
+  if (!lacks_k_bias(call, task)) return;
+  const std::uint32_t blocks = task.part->tile_tokens() / kGridTokens;
+  const std::size_t rows = rows_of(task);
+  for (std::uint32_t block = 0; block < blocks; ++block) {
+    bias_.add_scores(call.layer, task.kv_head, tile * blocks + block, scratch.terms.data(), rows,
+                     scratch.turned.data(), scratch.score_add.data() + block * rows * kGridTokens);
   }
 }
 

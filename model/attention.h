@@ -2,7 +2,7 @@
 //
 // A row at position t attends to the closed tiles before its own as encoded, and to its own tile
 // dense, up to and including itself. The order of merging is fixed by the position alone: the
-// sequence is walked on a grid of kCellTiles tiles; inside a cell a fresh state gets the tiles in
+// sequence is walked on a grid of kCellTokens tokens; inside a cell a fresh state gets the tiles in
 // token order, and the cells' states are merged in order. Cells are the only place where one row's
 // work is split between threads, so the thread count changes no bit.
 //
@@ -24,8 +24,8 @@
 
 namespace kvferry::model {
 
-inline constexpr std::uint32_t kCellTiles = 16;   // 1,024 tokens
-inline constexpr std::uint32_t kBlockRows = 256;  // query rows of a task: states stay in L2
+inline constexpr std::uint32_t kCellTokens = 1024;  // a multiple of every codec's tile
+inline constexpr std::uint32_t kBlockRows = 256;    // query rows of a task: states stay in L2
 
 class Attention {
  public:
@@ -72,6 +72,7 @@ class Attention {
 
   std::uint32_t rows_of(const Task& task) const { return task.tokens * group_; }
   void gather_queries(const Call& call, const Task& task, Scratch& scratch) const;
+  void score_tile(const Call& call, const Task& task, std::uint32_t tile, Scratch& scratch) const;
   void attend_cell(const Call& call, const Task& task, std::uint32_t cell, Scratch& scratch,
                    kernels::AttentionStates states) const;
   void finish(const Call& call, const Task& task, kernels::AttentionStates total, float* o) const;

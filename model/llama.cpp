@@ -14,8 +14,6 @@
 namespace kvferry::model {
 namespace {
 
-using codec::kTileTokens;
-
 constexpr std::uint32_t kRowsOfTask = 8;  // rows of a row-wise task; fewer run on the caller alone
 
 // Adds the time from construction to destruction to a counter.
@@ -107,7 +105,7 @@ Status LlamaModel::check(std::span<const SequenceChunk> chunks) const {
                               " tokens exceed the model's context of " +
                               std::to_string(config_.context));
     }
-    const std::size_t closed = (kv->length + ids.size()) / kTileTokens;
+    const std::size_t closed = (kv->length + ids.size()) / kv->tile_tokens();
     const bool short_of_blocks =
         kv->blocks.size() < closed || std::find(kv->blocks.begin(), kv->blocks.begin() + closed,
                                                 nullptr) != kv->blocks.begin() + closed;

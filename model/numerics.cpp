@@ -13,7 +13,7 @@
 namespace kvferry::model {
 namespace {
 
-using codec::kTileTokens;
+using codec::kGridTokens;
 
 constexpr std::uint32_t kHeadDim = 64, kRows = 5;  // 5 rows: full vectors and a remainder
 
@@ -80,15 +80,15 @@ Status probe_attention(BitHash& hash) {
   const codec::KvGeometry geometry{1, 1, 1, kHeadDim};
   const auto& kernels = kernels::dense_kernels();
   const auto q = random_values(21, kRows * kHeadDim);
-  const auto k = random_values(22, kTileTokens * kHeadDim);
-  const auto v = random_values(23, kTileTokens * kHeadDim);
+  const auto k = random_values(22, kGridTokens * kHeadDim);
+  const auto v = random_values(23, kGridTokens * kHeadDim);
   std::vector<std::uint16_t> k16(k.size()), v16(v.size());
   kernels.to_bf16(k.data(), k.size(), k16.data());
   kernels.to_bf16(v.data(), v.size(), v16.data());
   const std::vector<std::uint32_t> visible{64, 1, 33, 63, 0};
 
-  const auto terms = random_values(24, kRows * 6), basis = random_values(25, 6 * kTileTokens);
-  std::vector<float> add(kRows * kTileTokens);
+  const auto terms = random_values(24, kRows * 6), basis = random_values(25, 6 * kGridTokens);
+  std::vector<float> add(kRows * kGridTokens);
   kernels.score_terms(terms.data(), basis.data(), 6, kRows, add.data());
   hash.add(add);
 
@@ -100,10 +100,10 @@ Status probe_attention(BitHash& hash) {
 
   for (const char* spec : {codec::kDefaultSpec.data(), "hack(k=2,v=2)"}) {
     KVF_ASSIGN_OR_RETURN(const auto codec, codec::make_codec(spec));
-    std::vector<std::byte> segment(codec->segment_bytes(geometry, 1, kTileTokens));
+    std::vector<std::byte> segment(codec->segment_bytes(geometry, 0, 1, kGridTokens));
     const codec::OpenTile tile{reinterpret_cast<std::byte*>(k16.data()),
                                reinterpret_cast<std::byte*>(v16.data())};
-    KVF_RETURN_IF_ERROR(codec->encode(geometry, 0, 1, kTileTokens, tile, segment));
+    KVF_RETURN_IF_ERROR(codec->encode(geometry, 0, 1, kGridTokens, tile, segment));
     States coded;
     codec->attend(geometry, segment, 0, {q.data(), kRows, add.data()}, coded.view());
     coded.add_to(hash);

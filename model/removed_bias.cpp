@@ -9,7 +9,7 @@
 
 namespace kvferry::model {
 
-using codec::kTileTokens;
+using codec::kGridTokens;
 
 RemovedBias::RemovedBias(const ModelConfig& config, std::span<const double> frequencies,
                          std::span<const Layer> layers)
@@ -56,12 +56,12 @@ std::vector<RemovedBias::Pair> RemovedBias::choose_pairs(const Layer& layer,
 }
 
 std::vector<float> RemovedBias::make_basis(const std::vector<Pair>& pairs) const {
-  std::vector<float> basis(2 * pairs.size() * kTileTokens);
+  std::vector<float> basis(2 * pairs.size() * kGridTokens);
   for (std::size_t p = 0; p < pairs.size(); ++p) {
-    float* cosine = basis.data() + 2 * p * kTileTokens;
-    for (std::uint32_t t = 0; t < kTileTokens; ++t) {
+    float* cosine = basis.data() + 2 * p * kGridTokens;
+    for (std::uint32_t t = 0; t < kGridTokens; ++t) {
       cosine[t] = static_cast<float>(std::cos(t * frequencies_[pairs[p].index]));
-      cosine[t + kTileTokens] = static_cast<float>(std::sin(t * frequencies_[pairs[p].index]));
+      cosine[t + kGridTokens] = static_cast<float>(std::sin(t * frequencies_[pairs[p].index]));
     }
   }
   return basis;
@@ -81,7 +81,7 @@ void RemovedBias::reserve(std::uint32_t tiles) {
   if (fast_ == 0) return;
   for (std::size_t tile = turns_.size() / (2 * fast_); tile < tiles; ++tile) {
     for (std::uint32_t i = 0; i < fast_; ++i) {
-      const double angle = static_cast<double>(tile * kTileTokens) * frequencies_[i];
+      const double angle = static_cast<double>(tile * kGridTokens) * frequencies_[i];
       turns_.push_back(static_cast<float>(std::cos(angle)));
       turns_.push_back(static_cast<float>(std::sin(angle)));
     }

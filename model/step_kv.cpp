@@ -9,11 +9,9 @@
 namespace kvferry::model {
 namespace {
 
-using codec::kTileTokens;
-
 // Bytes of K (or V) of one open tile and layer.
 std::size_t half_tile_bytes(const codec::SequenceKv& kv) {
-  return std::size_t{kv.geometry.kv_heads} * kTileTokens * kv.geometry.head_dim *
+  return std::size_t{kv.geometry.kv_heads} * kv.tile_tokens() * kv.geometry.head_dim *
          codec::bytes_of(kv.codec->traits().open_dtype);
 }
 
@@ -45,8 +43,8 @@ void StepKv::begin_layer(std::uint32_t layer) {
   for (const auto& part : parts_) {
     const std::size_t half = half_tile_bytes(*part.kv);
     for (std::uint32_t tile : {part.first_tile(), part.last_tile()}) {
-      const bool fresh = tile * kTileTokens >= part.start;
-      const bool partial = (tile + 1) * kTileTokens > part.end();
+      const bool fresh = tile * part.tile_tokens() >= part.start;
+      const bool partial = (tile + 1) * part.tile_tokens() > part.end();
       if (!fresh || !partial) continue;
       const auto memory = dense_tile(part, layer, tile);
       std::memset(memory.k, 0, half);
@@ -57,8 +55,9 @@ void StepKv::begin_layer(std::uint32_t layer) {
 
 void StepKv::write_row(const StepPart& part, std::uint32_t layer, std::uint32_t row, const float* k,
                        const float* v) {
-  const std::uint32_t position = part.start + row, slot = position % kTileTokens;
-  const auto tile = dense_tile(part, layer, position / kTileTokens);
+  const std::uint32_t tokens = part.tile_tokens();
+  const std::uint32_t position = part.start + row, slot = position % tokens;
+  const auto tile = dense_tile(part, layer, position / tokens);
   const auto dtype = part.kv->codec->traits().open_dtype;
   const std::size_t d = part.kv->geometry.head_dim, bytes = codec::bytes_of(dtype);
   const auto put = [&](const float* from, std::byte* to) {
@@ -69,7 +68,7 @@ void StepKv::write_row(const StepPart& part, std::uint32_t layer, std::uint32_t 
     }
   };
   for (std::size_t head = 0; head < part.kv->geometry.kv_heads; ++head) {
-    const std::size_t at = (head * kTileTokens + slot) * d * bytes;
+    const std::size_t at = (head * tokens + slot) * d * bytes;
     put(k + head * d, tile.k + at);
     put(v + head * d, tile.v + at);
   }
@@ -91,7 +90,7 @@ Status StepKv::encode(ComputePool& pool, std::uint32_t layer) {
   pool.parallel_for(tasks.size(), [&](std::size_t i, int) {
     const auto& [part, tile] = tasks[i];
     results[i] =
-        part->kv->codec->encode(part->kv->geometry, layer, tile, kTileTokens,
+        part->kv->codec->encode(part->kv->geometry, layer, tile, part->tile_tokens(),
                                 dense_tile(*part, layer, tile), part->kv->segment(layer, tile));
   });
   for (std::size_t i = 0; i < tasks.size(); ++i) {
@@ -105,7 +104,7 @@ Status StepKv::encode(ComputePool& pool, std::uint32_t layer) {
 
 void StepKv::end_layer(std::uint32_t layer) {
   for (const auto& part : parts_) {
-    if (part.last_tile() == part.first_tile() || part.end() % kTileTokens == 0) continue;
+    if (part.last_tile() == part.first_tile() || part.end() % part.tile_tokens() == 0) continue;
     const auto from = dense_tile(part, layer, part.last_tile());
     const auto to = part.kv->open_tile(layer);
     const std::size_t half = half_tile_bytes(*part.kv);

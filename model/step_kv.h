@@ -27,9 +27,10 @@ struct StepPart {
   std::uint32_t scratch_tile = 0;               // scratch index of tile first_tile() + 1
 
   std::uint32_t end() const { return start + rows; }
-  std::uint32_t first_tile() const { return start / codec::kTileTokens; }
-  std::uint32_t last_tile() const { return (end() - 1) / codec::kTileTokens; }
-  std::uint32_t closed_end() const { return end() / codec::kTileTokens; }  // tiles before it close
+  std::uint32_t tile_tokens() const { return kv->tile_tokens(); }
+  std::uint32_t first_tile() const { return start / tile_tokens(); }
+  std::uint32_t last_tile() const { return (end() - 1) / tile_tokens(); }
+  std::uint32_t closed_end() const { return end() / tile_tokens(); }  // tiles before it close
 };
 
 class StepKv {

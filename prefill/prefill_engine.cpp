@@ -269,8 +269,8 @@ void PrefillEngine::push_tiles(const JobPtr& job, std::uint32_t layer, std::uint
 
 Status PrefillEngine::push_open_tile(const JobPtr& job) {
   codec::SequenceKv& kv = job->sequence->kv();
-  const std::uint32_t tile = kv.length / codec::kTileTokens;
-  const std::uint32_t tokens = kv.length % codec::kTileTokens;
+  const std::uint32_t tile = kv.closed_tiles();
+  const std::uint32_t tokens = kv.open_tokens();
   job->sequence->mark_resident(tile);
   if (tokens == 0) return ok_status();
   for (std::uint32_t layer = 0; layer < kv.geometry.layers; ++layer) {

@@ -36,7 +36,6 @@ inline constexpr std::uint32_t kFrameMagic = 0x3146564B;  // "KVF1"
 inline constexpr std::uint16_t kFrameVersion = 2;
 inline constexpr std::uint32_t kMaxPayloadBytes = 4u << 20;          // of a DATA frame
 inline constexpr std::uint32_t kMaxControlPayloadBytes = 16u << 10;  // of any other
-inline constexpr std::uint32_t kGridTokens = 64;                     // tokens of a whole tile
 
 struct FrameHeader {
   std::uint32_t magic = kFrameMagic;
@@ -54,7 +53,7 @@ struct FrameHeader {
   std::uint32_t layer = 0;  // this and the next four: kData only, zero elsewhere
   std::uint32_t first_tile = 0;
   std::uint32_t tile_count = 0;
-  std::uint32_t first_token = 0;  // = first_tile * 64
+  std::uint32_t first_token = 0;  // = first_tile * the codec's tile_tokens
   std::uint32_t token_count = 0;  // tokens covered; the last tile may be open (short)
   std::uint32_t payload_bytes = 0;
   std::uint32_t sequence = 0;  // of the frame within its transfer, from 0; names it in ack and nack

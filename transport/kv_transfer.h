@@ -28,7 +28,7 @@ struct TransferIdentity {
   std::uint64_t transfer_id = 0;
   std::uint64_t model_fingerprint = 0;
   std::uint64_t numerics_class = 0;
-  std::uint32_t tokens = 0;  // of the prompt; tiles = ceil(tokens / 64)
+  std::uint32_t tokens = 0;  // of the prompt; tiles = ceil(tokens / the codec's tile_tokens)
   std::shared_ptr<const codec::Codec> codec;
   codec::KvGeometry geometry;
 };
@@ -66,10 +66,10 @@ struct TransferStats {              // of one transfer, as D saw it
 // ---- decode's side ----
 
 struct ReceiveCallbacks {
-  // Where segment (layer, tile) shall live; size is codec->segment_bytes(geometry, tile, tokens of
-  // that tile). Called once for each verified segment, which is then copied there; an open last
-  // tile's segment goes there too. Empty span: refuse (memory is gone); the transfer then fails on
-  // both sides. Must not call back into the receiver.
+  // Where segment (layer, tile) shall live; size is codec->segment_bytes(geometry, layer, tile,
+  // tokens of that tile). Called once for each verified segment, which is then copied there; an
+  // open last tile's segment goes there too. Empty span: refuse (memory is gone); the transfer then
+  // fails on both sides. Must not call back into the receiver.
   std::function<std::span<std::byte>(std::uint32_t layer, std::uint32_t tile)> land;
   // All resident and committed. Called once; then the transfer is over for the receiver.
   std::function<void(FirstTokens, const TransferStats&)> complete;

@@ -119,7 +119,8 @@ Status ReceiveSide::match(const Transfer& t) const {
     return unsupported("codec differs: sender has '" + t.want.spec.substr(0, 200) +
                        "', receiver expects '" + codec.spec() + "'");
   }
-  if (!(t.want.geometry == t.identity.geometry) || t.want.tile_tokens != kGridTokens ||
+  if (!(t.want.geometry == t.identity.geometry) ||
+      t.want.tile_tokens != t.identity.codec->tile_tokens() ||
       want.layout_fingerprint != t.header.layout_fingerprint) {
     return unsupported("layout differs");
   }
@@ -214,9 +215,9 @@ bool ReceiveSide::grant(Transfer& transfer) {
   if (used >= config.staging_slots) return false;
   const std::uint64_t wanted = std::min<std::uint64_t>(
       {config.credits_per_transfer, config.staging_slots - used, transfer.shape.segments()});
-  const std::size_t slot =
-      std::max<std::size_t>(std::min<std::size_t>(config.frame_bytes, transfer.shape.layer_bytes()),
-                            transfer.shape.largest_segment());
+  const std::size_t slot = std::max<std::size_t>(
+      std::min<std::size_t>(config.frame_bytes, transfer.shape.largest_layer()),
+      transfer.shape.largest_segment());
   while (transfer.free_slots.size() < wanted) {
     Result<Extent> extent = context_.pool.allocate(slot, ExtentClass::kStaging);
     if (!extent.ok()) break;
@@ -262,11 +263,12 @@ std::optional<RefusalCause> ReceiveSide::check_data(const Transfer& t, const Fra
   if (t.credits == 0) return RefusalCause::kState;
   if (!same_identity(t.header, h)) return RefusalCause::kIdentity;
   if (!t.shape.contains(h.layer, h.first_tile, h.tile_count) ||
+      h.first_token != t.shape.first_token(h.first_tile) ||
       h.token_count != t.shape.tokens_of(h.first_tile, h.tile_count)) {
     return RefusalCause::kBounds;
   }
   if (h.payload_bytes > t.slot_bytes ||
-      h.payload_bytes != t.shape.segment_bytes(h.first_tile, h.tile_count)) {
+      h.payload_bytes != t.shape.segment_bytes(h.layer, h.first_tile, h.tile_count)) {
     return RefusalCause::kSize;
   }
   if (all_resident(t, h) || std::count(t.landing.begin(), t.landing.end(), h.sequence) != 0) {
@@ -345,7 +347,7 @@ Status ReceiveSide::accept_segments(Transfer& t, const FrameHeader& h,
   cause = RefusalCause::kSegment;
   std::size_t at = 0;
   for (std::uint32_t tile = h.first_tile; tile < h.first_tile + h.tile_count; ++tile) {
-    const std::size_t bytes = t.shape.segment_bytes(tile);
+    const std::size_t bytes = t.shape.segment_bytes(h.layer, tile);
     KVF_RETURN_IF_ERROR(t.identity.codec->validate(
         t.identity.geometry, h.layer, tile, t.shape.tokens_of(tile), payload.subspan(at, bytes)));
     at += bytes;
@@ -353,7 +355,8 @@ Status ReceiveSide::accept_segments(Transfer& t, const FrameHeader& h,
   cause = RefusalCause::kLanding;
   at = 0;
   for (std::uint32_t tile = h.first_tile; tile < h.first_tile + h.tile_count; ++tile) {
-    const std::span<const std::byte> segment = payload.subspan(at, t.shape.segment_bytes(tile));
+    const std::span<const std::byte> segment =
+        payload.subspan(at, t.shape.segment_bytes(h.layer, tile));
     at += segment.size();
     if (t.resident[t.shape.index(h.layer, tile)]) continue;
     const std::span<std::byte> home = t.callbacks.land(h.layer, tile);

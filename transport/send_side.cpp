@@ -65,11 +65,11 @@ Status SendSide::check_push(const Transfer& t, std::uint32_t layer, std::uint32_
   }
   for (std::uint32_t i = 0; i < segments.size(); ++i) {
     const std::uint32_t tile = first_tile + i;
-    if (segments[i].size() != t.shape.segment_bytes(tile)) {
+    if (segments[i].size() != t.shape.segment_bytes(layer, tile)) {
       return invalid_argument("segment of layer " + std::to_string(layer) + " tile " +
                               std::to_string(tile) + " has " + std::to_string(segments[i].size()) +
                               " bytes, its codec says " +
-                              std::to_string(t.shape.segment_bytes(tile)));
+                              std::to_string(t.shape.segment_bytes(layer, tile)));
     }
     if (t.pushed[t.shape.index(layer, tile)]) return invalid_argument("segment pushed twice");
   }
@@ -126,7 +126,7 @@ SendSide::Transfer* SendSide::find(Channel& channel, const FrameHeader& header) 
 void SendSide::send_want(Transfer& t) {
   FrameHeader want = t.header;
   want.type = FrameType::kWant;
-  const WantBody body{t.identity.tokens, kGridTokens, t.identity.geometry,
+  const WantBody body{t.identity.tokens, t.identity.codec->tile_tokens(), t.identity.geometry,
                       t.identity.codec->spec()};
   t.quiet_since_ns = context_.now_ns();
   context_.send(*t.channel, want, encode_want(body));
@@ -310,7 +310,7 @@ bool SendSide::send_frame(Transfer& t, std::uint32_t sequence, Frame& frame) {
   header.layer = frame.layer;
   header.first_tile = frame.first_tile;
   header.tile_count = static_cast<std::uint32_t>(frame.segments.size());
-  header.first_token = frame.first_tile * kGridTokens;
+  header.first_token = t.shape.first_token(frame.first_tile);
   header.token_count = t.shape.tokens_of(frame.first_tile, header.tile_count);
   header.sequence = sequence;
   header.attempt = frame.attempt;

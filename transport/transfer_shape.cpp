@@ -1,8 +1,8 @@
 #include "transport/transfer_shape.h"
 
 #include <algorithm>
-#include <array>
 #include <span>
+#include <vector>
 
 #include "base/hash.h"
 
@@ -12,21 +12,23 @@ namespace {
 // 4096 layers x 2^18 tiles would already be a coverage map of 128 MiB.
 constexpr std::uint32_t kMaxLayers = 4096;
 constexpr std::uint32_t kMaxTokens = 1u << 24;
-static_assert(kGridTokens == codec::kTileTokens);
 
 }  // namespace
 
 std::uint64_t layout_fingerprint(const codec::KvGeometry& geometry, const codec::Codec& codec) {
-  const std::array<std::uint64_t, 10> fields = {geometry.layers,
-                                                geometry.kv_heads,
-                                                geometry.q_heads,
-                                                geometry.head_dim,
-                                                geometry.removed_bias,
-                                                codec.traits().tile_tokens,
-                                                codec.id(),
-                                                codec.segment_bytes(geometry, 0, kGridTokens),
-                                                codec.segment_bytes(geometry, 1, kGridTokens),
-                                                codec.segment_bytes(geometry, 1, 1)};
+  const std::uint32_t tokens = codec.tile_tokens();
+  std::vector<std::uint64_t> fields = {geometry.layers,
+                                       geometry.kv_heads,
+                                       geometry.q_heads,
+                                       geometry.head_dim,
+                                       geometry.removed_bias,
+                                       tokens,
+                                       codec.id(),
+                                       codec.segment_bytes(geometry, 0, 1, 1)};
+  for (std::uint32_t layer = 0; layer < geometry.layers; ++layer) {
+    fields.push_back(codec.segment_bytes(geometry, layer, 0, tokens));
+    fields.push_back(codec.segment_bytes(geometry, layer, 1, tokens));
+  }
   return hash64(std::as_bytes(std::span(fields)));
 }
 
@@ -34,28 +36,43 @@ TransferShape::TransferShape(const TransferIdentity& identity)
     : codec_(identity.codec),
       geometry_(identity.geometry),
       tokens_(identity.tokens),
-      tiles_((identity.tokens + kGridTokens - 1) / kGridTokens) {}
+      tile_tokens_(codec_->tile_tokens()),
+      tiles_((identity.tokens + tile_tokens_ - 1) / tile_tokens_) {}
 
 std::uint32_t TransferShape::tokens_of(std::uint32_t tile) const { return tokens_of(tile, 1); }
 
 std::uint32_t TransferShape::tokens_of(std::uint32_t first, std::uint32_t count) const {
-  return std::min(count * kGridTokens, tokens_ - first * kGridTokens);
+  return std::min(count * tile_tokens_, tokens_ - first_token(first));
 }
 
-std::size_t TransferShape::segment_bytes(std::uint32_t tile) const {
-  return codec_->segment_bytes(geometry_, tile, tokens_of(tile));
+std::size_t TransferShape::segment_bytes(std::uint32_t layer, std::uint32_t tile) const {
+  return codec_->segment_bytes(geometry_, layer, tile, tokens_of(tile));
 }
 
-std::size_t TransferShape::segment_bytes(std::uint32_t first, std::uint32_t count) const {
+std::size_t TransferShape::segment_bytes(std::uint32_t layer, std::uint32_t first,
+                                         std::uint32_t count) const {
   std::size_t bytes = 0;
-  for (std::uint32_t tile = first; tile < first + count; ++tile) bytes += segment_bytes(tile);
+  for (std::uint32_t tile = first; tile < first + count; ++tile) {
+    bytes += segment_bytes(layer, tile);
+  }
   return bytes;
 }
 
+// Tiles differ only in that they are the first, a later one, or the last, open one.
 std::size_t TransferShape::largest_segment() const {
   std::size_t largest = 0;
-  for (std::uint32_t tile = 0; tile < tiles_; ++tile) {
-    largest = std::max(largest, segment_bytes(tile));
+  for (std::uint32_t layer = 0; layer < layers(); ++layer) {
+    for (const std::uint32_t tile : {0u, std::min(1u, tiles_ - 1), tiles_ - 1}) {
+      largest = std::max(largest, segment_bytes(layer, tile));
+    }
+  }
+  return largest;
+}
+
+std::size_t TransferShape::largest_layer() const {
+  std::size_t largest = 0;
+  for (std::uint32_t layer = 0; layer < layers(); ++layer) {
+    largest = std::max(largest, segment_bytes(layer, 0, tiles_));
   }
   return largest;
 }

@@ -29,18 +29,21 @@ class TransferShape {
   bool contains(std::uint32_t layer, std::uint32_t first_tile, std::uint32_t count) const {
     return layer < layers() && std::uint64_t{first_tile} + count <= tiles_;
   }
-  std::uint32_t tokens_of(std::uint32_t tile) const;                        // 1..64
+  std::uint32_t first_token(std::uint32_t tile) const { return tile * tile_tokens_; }
+  std::uint32_t tokens_of(std::uint32_t tile) const;                        // 1..tile_tokens
   std::uint32_t tokens_of(std::uint32_t first, std::uint32_t count) const;  // of a range
-  std::size_t segment_bytes(std::uint32_t tile) const;
-  std::size_t segment_bytes(std::uint32_t first, std::uint32_t count) const;  // of a range
+  std::size_t segment_bytes(std::uint32_t layer, std::uint32_t tile) const;
+  // Of a range of tiles.
+  std::size_t segment_bytes(std::uint32_t layer, std::uint32_t first, std::uint32_t count) const;
   std::size_t largest_segment() const;
-  std::size_t layer_bytes() const { return segment_bytes(0, tiles_); }
+  std::size_t largest_layer() const;                  // bytes of all its segments
   std::size_t raw_bytes(std::uint32_t tokens) const;  // of one layer's K and V in bf16
 
  private:
   std::shared_ptr<const codec::Codec> codec_;
   codec::KvGeometry geometry_;
   std::uint32_t tokens_ = 0;
+  std::uint32_t tile_tokens_ = codec::kGridTokens;
   std::uint32_t tiles_ = 0;
 };
 

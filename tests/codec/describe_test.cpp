@@ -43,9 +43,9 @@ TEST(Describe, EveryByteIsCounted) {
     for (const std::uint32_t tokens : {1u, 63u, 64u, 65u, 128u, 1000u}) {
       const CostPoint point = describe(spec, {tokens}).points[0];
       std::uint64_t segments = 0;
-      for (std::uint32_t first = 0; first < tokens; first += kTileTokens) {
-        segments += codec->segment_bytes(kLlama8b, first / kTileTokens,
-                                         std::min(kTileTokens, tokens - first));
+      for (std::uint32_t first = 0; first < tokens; first += kGridTokens) {
+        segments += codec->segment_bytes(kLlama8b, 0, first / kGridTokens,
+                                         std::min(kGridTokens, tokens - first));
       }
       EXPECT_EQ(point.bytes.total() - point.bytes.frame_headers, kLlama8b.layers * segments)
           << spec << " " << tokens;
@@ -56,7 +56,7 @@ TEST(Describe, EveryByteIsCounted) {
 
 // A frame holds whole segments of one layer.
 TEST(Describe, Frames) {
-  const std::size_t segment = (*make_codec("raw"))->segment_bytes(kLlama8b, 1, kTileTokens);
+  const std::size_t segment = (*make_codec("raw"))->segment_bytes(kLlama8b, 0, 1, kGridTokens);
   const auto headers = [&](std::uint32_t tiles, std::size_t payload) {
     const FrameCost frames{100, payload};
     return describe("raw", {64 * tiles}, frames).points[0].bytes.frame_headers / (100 * 32);

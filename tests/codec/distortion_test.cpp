@@ -46,28 +46,28 @@ struct Loss {
 // what comes back.
 Loss loss_of(const std::string& spec, Source source) {
   const auto codec = *make_codec(spec);
-  const std::size_t n = std::size_t{kHeads} * kTileTokens * kDim;
+  const std::size_t n = std::size_t{kHeads} * kGridTokens * kDim;
   std::vector<float> k(n), v(n), k_back(n), v_back(n);
   std::vector<std::uint16_t> k_open(n), v_open(n);
-  std::vector<std::byte> segment(codec->segment_bytes(kGeometry, 1, kTileTokens));
+  std::vector<std::byte> segment(codec->segment_bytes(kGeometry, 0, 1, kGridTokens));
   double k_error = 0.0, v_error = 0.0, k_square = 0.0, v_square = 0.0;
   for (std::uint32_t tile = 1; tile <= kTiles; ++tile) {
     for (std::size_t i = 0; i < n; ++i) {
       k[i] = static_cast<float>(source(2 * tile, i));
       v[i] = static_cast<float>(source(2 * tile + 1, i));
     }
-    codec->to_domain_k(k.data(), kHeads * kTileTokens, kDim);
-    codec->to_domain_v(v.data(), kHeads * kTileTokens, kDim);
+    codec->to_domain_k(k.data(), kHeads * kGridTokens, kDim);
+    codec->to_domain_v(v.data(), kHeads * kGridTokens, kDim);
     for (std::size_t i = 0; i < n; ++i) {
       k_open[i] = kernels::bf16_from_f32(k[i]);
       v_open[i] = kernels::bf16_from_f32(v[i]);
     }
     const OpenTile open{reinterpret_cast<std::byte*>(k_open.data()),
                         reinterpret_cast<std::byte*>(v_open.data())};
-    const Status status = codec->encode(kGeometry, 0, tile, kTileTokens, open, segment);
+    const Status status = codec->encode(kGeometry, 0, tile, kGridTokens, open, segment);
     EXPECT_TRUE(status.ok()) << status.to_string();
     for (std::uint32_t h = 0; h < kHeads; ++h) {
-      const std::size_t head = std::size_t{h} * kTileTokens * kDim;
+      const std::size_t head = std::size_t{h} * kGridTokens * kDim;
       codec->reconstruct(kGeometry, segment, h, k_back.data() + head, v_back.data() + head);
     }
     for (std::size_t i = 0; i < n; ++i) {

@@ -76,7 +76,7 @@ TEST_F(PooledSequenceTest, ChoicesShareClosedTilesOfThePromptAndNothingElse) {
   EXPECT_EQ(static_cast<int>(*shared), 42);
   const PoolUsage usage = pool_->usage();
   const auto in_pool = [&](std::uint32_t tile) {
-    const std::size_t bytes = SequenceKv::block_bytes(*codec_, kGeometry, tile);
+    const std::size_t bytes = BlockLayout(*codec_, kGeometry).block_bytes(tile);
     return (bytes + ExtentPool::kUnit - 1) / ExtentPool::kUnit * ExtentPool::kUnit;
   };
   EXPECT_EQ(usage.classes[static_cast<std::size_t>(ExtentClass::kClosed)].resident,

@@ -37,7 +37,7 @@ struct Tile {
 // Values made of integer steps alone, so that golden bytes do not rest on a libm.
 Tile make_tile(std::uint64_t seed) {
   Tile tile;
-  const std::size_t n = std::size_t{kGeometry.kv_heads} * kTileTokens * kGeometry.head_dim;
+  const std::size_t n = std::size_t{kGeometry.kv_heads} * kGridTokens * kGeometry.head_dim;
   for (auto* values : {&tile.k, &tile.v}) {
     for (std::size_t i = 0; i < n; ++i) {
       const auto bits = static_cast<std::uint32_t>(counter_random(seed, i) >> 44);
@@ -51,7 +51,7 @@ Tile make_tile(std::uint64_t seed) {
 
 std::vector<std::byte> encode(const Codec& codec, Tile& tile, std::uint32_t number,
                               std::uint32_t tokens) {
-  std::vector<std::byte> out(codec.segment_bytes(kGeometry, number, tokens));
+  std::vector<std::byte> out(codec.segment_bytes(kGeometry, kLayer, number, tokens));
   const Status status = codec.encode(kGeometry, kLayer, number, tokens, tile.open(), out);
   EXPECT_TRUE(status.ok()) << status.to_string();
   return out;
@@ -129,10 +129,10 @@ TEST(Segment, SizesAreThoseOfTheDocument) {
   const auto hack = *make_codec("hack(k=4,v=2)");
   for (const std::uint32_t dim : {64u, 128u, 256u}) {
     const KvGeometry geometry{1, 3, 3, dim};
-    EXPECT_EQ(raw->segment_bytes(geometry, 5, 64), 64 + 3 * 2 * 64 * dim * 2);
-    EXPECT_EQ(hack->segment_bytes(geometry, 5, 17), 64 + 3 * 2 * 17 * dim * 2);
-    EXPECT_EQ(hack->segment_bytes(geometry, 5, 64), 64 + 3 * 8 * dim * 7);
-    EXPECT_EQ(hack->segment_bytes(geometry, 0, 64), 64 + 3 * 8 * dim * 17);
+    EXPECT_EQ(raw->segment_bytes(geometry, kLayer, 5, 64), 64 + 3 * 2 * 64 * dim * 2);
+    EXPECT_EQ(hack->segment_bytes(geometry, kLayer, 5, 17), 64 + 3 * 2 * 17 * dim * 2);
+    EXPECT_EQ(hack->segment_bytes(geometry, kLayer, 5, 64), 64 + 3 * 8 * dim * 7);
+    EXPECT_EQ(hack->segment_bytes(geometry, kLayer, 0, 64), 64 + 3 * 8 * dim * 17);
   }
 }
 
@@ -245,11 +245,11 @@ TEST(Segment, EncodeRefusesWhatIsNotFinite) {
     for (const char* spec : {"raw", "hack(k=2,v=2)"}) {
       const auto codec = *make_codec(spec);
       for (const std::uint32_t tokens : {64u, 41u}) {
-        std::vector<std::byte> out(codec->segment_bytes(kGeometry, 2, tokens));
+        std::vector<std::byte> out(codec->segment_bytes(kGeometry, kLayer, 2, tokens));
         for (const std::uint16_t bad : {0x7f80, 0xff80, 0x7f81, 0xffff}) {
           Tile tile = make_tile(3);
           // KV head 1, slot 40, channel 63.
-          tile.v[(kTileTokens + 40) * kGeometry.head_dim + 63] = bad;
+          tile.v[(kGridTokens + 40) * kGeometry.head_dim + 63] = bad;
           const Status status = codec->encode(kGeometry, kLayer, 2, tokens, tile.open(), out);
           EXPECT_EQ(status.code(), Code::kInvalidArgument);
           EXPECT_EQ(status.message(),
@@ -266,7 +266,7 @@ TEST(Segment, EncodeRefusesWhatIsNotFinite) {
 TEST(Segment, EncodeRefusesWrongSizes) {
   const auto codec = *make_codec("hack(k=2,v=2)");
   Tile tile = make_tile(3);
-  std::vector<std::byte> out(codec->segment_bytes(kGeometry, 1, 64) - 1);
+  std::vector<std::byte> out(codec->segment_bytes(kGeometry, 0, 1, 64) - 1);
   EXPECT_FALSE(codec->encode(kGeometry, kLayer, 1, 64, tile.open(), out).ok());
   EXPECT_FALSE(codec->encode(kGeometry, kLayer, 1, 0, tile.open(), out).ok());
   EXPECT_FALSE(codec->encode(kGeometry, kLayer, 1, 65, tile.open(), out).ok());
@@ -277,20 +277,20 @@ TEST(Segment, EncodeRefusesWrongSizes) {
 TEST(Segment, OpenTilesComeBack) {
   for (const char* spec : {"raw", "hack(k=4,v=2)"}) {
     const auto codec = *make_codec(spec);
-    for (std::uint32_t tokens = 1; tokens < kTileTokens; tokens += 31) {
+    for (std::uint32_t tokens = 1; tokens < kGridTokens; tokens += 31) {
       Tile tile = make_tile(8);
       const auto segment = encode(*codec, tile, 1, tokens);
       Tile loaded{std::vector<std::uint16_t>(tile.k.size(), 0xaaaa),
                   std::vector<std::uint16_t>(tile.v.size(), 0xaaaa)};
       codec->load_open(kGeometry, segment, loaded.open());
       for (std::size_t i = 0; i < tile.k.size(); ++i) {
-        const bool filled = i / kGeometry.head_dim % kTileTokens < tokens;
+        const bool filled = i / kGeometry.head_dim % kGridTokens < tokens;
         ASSERT_EQ(loaded.k[i], filled ? tile.k[i] : 0);
         ASSERT_EQ(loaded.v[i], filled ? tile.v[i] : 0);
       }
       std::vector<float> k(tokens * kGeometry.head_dim), v(k.size());
       codec->reconstruct(kGeometry, segment, 1, k.data(), v.data());
-      const std::size_t head = kTileTokens * kGeometry.head_dim;
+      const std::size_t head = kGridTokens * kGeometry.head_dim;
       EXPECT_EQ(k.back(), kernels::f32_from_bf16(tile.k[head + k.size() - 1]));
       EXPECT_EQ(v.back(), kernels::f32_from_bf16(tile.v[head + v.size() - 1]));
     }
@@ -302,7 +302,7 @@ TEST(Segment, RawIsLossless) {
   EXPECT_TRUE(codec->traits().lossless);
   Tile tile = make_tile(8);
   const auto segment = encode(*codec, tile, 1, 64);
-  const std::size_t head = kTileTokens * kGeometry.head_dim;
+  const std::size_t head = kGridTokens * kGeometry.head_dim;
   std::vector<float> k(head), v(head);
   for (std::uint32_t h = 0; h < kGeometry.kv_heads; ++h) {
     codec->reconstruct(kGeometry, segment, h, k.data(), v.data());
@@ -316,7 +316,7 @@ TEST(Segment, RawIsLossless) {
 TEST(Segment, ExactCodecKeepsF32) {
   const auto codec = make_exact_codec();
   EXPECT_EQ(codec->traits().open_dtype, OpenDtype::kF32);
-  const std::size_t head = kTileTokens * kGeometry.head_dim;
+  const std::size_t head = kGridTokens * kGeometry.head_dim;
   std::vector<float> k(kGeometry.kv_heads * head), v(k.size());
   for (std::size_t i = 0; i < k.size(); ++i) {
     k[i] = static_cast<float>(gaussian(1, i));
@@ -324,7 +324,7 @@ TEST(Segment, ExactCodecKeepsF32) {
   }
   const OpenTile tile{reinterpret_cast<std::byte*>(k.data()),
                       reinterpret_cast<std::byte*>(v.data())};
-  std::vector<std::byte> segment(codec->segment_bytes(kGeometry, 1, 64));
+  std::vector<std::byte> segment(codec->segment_bytes(kGeometry, 0, 1, 64));
   ASSERT_TRUE(codec->encode(kGeometry, 0, 1, 64, tile, segment).ok());
   ASSERT_TRUE(codec->validate(kGeometry, 0, 1, 64, segment).ok());
   std::vector<float> k_back(head), v_back(head);

@@ -77,8 +77,8 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"  ", 3, "the name of a stage"},
       {"hack(k=4,v=2) |", 16, "the name of a stage"},
       {"4hack", 1, "the name of a stage"},
-      {"rawx", 1, "raw, hadamard, hack"},
-      {"hadamard | hak(k=2)", 12, "raw, hadamard, hack"},
+      {"rawx", 1, "hadamard, raw, hack"},
+      {"hadamard | hak(k=2)", 12, "hadamard, raw, hack"},
       {"hack(k=9)", 8, "1, 2, 3, 4, 5, 6, 7 or 8 for \"k\""},
       {"hack(k=-2)", 8, "7 or 8"},
       {"hack(k=2x)", 8, "7 or 8"},
@@ -97,7 +97,7 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"hack(k=2))", 10, "\"|\" or the end"},
       {"hack raw", 6, "\"|\" or the end"},
       {"raw(x=1)", 5, "takes none"},
-      {"raw | hack", 7, "nothing comes behind raw"},
+      {"raw | hack", 7, "the end or a wire stage behind raw"},
       {"hadamard", 9, "must store"},
       {"hadamard | hadamard | raw", 12, "there already"},
       {"exact", 1, "a stage"},
@@ -136,7 +136,7 @@ TEST(Spec, EveryListedStageCanBeMade) {
   for (const StageEntry& entry : list_stages()) {
     const auto made = entry.make(SpecStage{std::string(entry.name), 1, {}});
     ASSERT_TRUE(made.ok()) << entry.name;
-    EXPECT_NE(made->domain == nullptr, made->storage == nullptr) << entry.name;
+    EXPECT_EQ(made->index(), static_cast<std::size_t>(entry.kind)) << entry.name;
     EXPECT_THAT(std::string(entry.usage), StartsWith(std::string(entry.name)));
   }
 }

@@ -77,10 +77,10 @@ struct Answer {
 inline std::vector<std::byte> kv_bytes(const codec::SequenceKv& kv) {
   std::vector<std::byte> bytes;
   for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
-    const std::size_t n = codec::SequenceKv::block_bytes(*kv.codec, kv.geometry, tile);
+    const std::size_t n = kv.layout.block_bytes(tile);
     bytes.insert(bytes.end(), kv.blocks[tile], kv.blocks[tile] + n);
   }
-  if (kv.length % codec::kTileTokens != 0) {
+  if (kv.open_tokens() != 0) {
     const std::size_t n = codec::SequenceKv::open_bytes(*kv.codec, kv.geometry);
     bytes.insert(bytes.end(), kv.open, kv.open + n);
   }
@@ -92,7 +92,7 @@ inline Answer run_chunked(Model& model, std::shared_ptr<const codec::Codec> code
                           const std::vector<std::int32_t>& ids,
                           const std::vector<std::size_t>& chunks) {
   codec::OwnedSequenceKv owned(std::move(codec), model.config().kv_geometry(),
-                               static_cast<std::uint32_t>(ids.size()) + codec::kTileTokens);
+                               static_cast<std::uint32_t>(ids.size()) + codec::kMaxTileTokens);
   Answer answer;
   std::vector<float> logits;
   for (std::size_t done = 0, i = 0; done < ids.size(); ++i) {

@@ -31,9 +31,9 @@ class KeepsBias final : public codec::Codec {
   void from_domain_o(float* x, std::size_t heads, std::size_t head_dim) const override {
     inner_->from_domain_o(x, heads, head_dim);
   }
-  std::size_t segment_bytes(const codec::KvGeometry& geometry, std::uint32_t tile,
-                            std::uint32_t tokens) const override {
-    return inner_->segment_bytes(geometry, tile, tokens);
+  std::size_t segment_bytes(const codec::KvGeometry& geometry, std::uint32_t layer,
+                            std::uint32_t tile, std::uint32_t tokens) const override {
+    return inner_->segment_bytes(geometry, layer, tile, tokens);
   }
   Status encode(const codec::KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                 std::uint32_t tokens, const codec::OpenTile& input,

@@ -19,14 +19,14 @@ class FakeCodec : public codec::Codec {
       : Codec(codec::CodecTraits{}, std::move(spec)), bytes_per_token_(bytes_per_token) {}
 
   Status supports(const codec::KvGeometry&) const override { return ok_status(); }
-  std::size_t segment_bytes(const codec::KvGeometry&, std::uint32_t tile,
+  std::size_t segment_bytes(const codec::KvGeometry&, std::uint32_t, std::uint32_t tile,
                             std::uint32_t tokens) const override {
     return 12 + bytes_per_token_ * tokens * (tile == 0 ? 2 : 1);
   }
   Status encode(const codec::KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                 std::uint32_t tokens, const codec::OpenTile&,
                 std::span<std::byte> out) const override {
-    if (out.size() != segment_bytes(geometry, tile, tokens)) return invalid_argument("size");
+    if (out.size() != segment_bytes(geometry, layer, tile, tokens)) return invalid_argument("size");
     const std::uint32_t header[3] = {layer, tile, tokens};
     std::memcpy(out.data(), header, sizeof header);
     for (std::size_t i = sizeof header; i < out.size(); ++i) {
@@ -37,7 +37,7 @@ class FakeCodec : public codec::Codec {
   Status validate(const codec::KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                   std::uint32_t tokens, std::span<const std::byte> segment) const override {
     const std::uint32_t expected[3] = {layer, tile, tokens};
-    if (segment.size() != segment_bytes(geometry, tile, tokens) ||
+    if (segment.size() != segment_bytes(geometry, layer, tile, tokens) ||
         std::memcmp(segment.data(), expected, sizeof expected) != 0) {
       return data_loss("segment header differs");
     }

@@ -83,7 +83,7 @@ std::unique_ptr<Transfer> make(std::uint64_t id, const std::shared_ptr<const cod
   for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
     for (std::uint32_t tile = 0; tile < t->tiles(); ++tile) {
       const std::uint32_t count = std::min(64u, t->identity.tokens - tile * 64);
-      std::vector<std::byte> bytes(codec->segment_bytes(t->identity.geometry, tile, count));
+      std::vector<std::byte> bytes(codec->segment_bytes(t->identity.geometry, layer, tile, count));
       EXPECT_TRUE(codec->encode(t->identity.geometry, layer, tile, count, {}, bytes).ok());
       t->segments.push_back(std::move(bytes));
     }

@@ -59,7 +59,7 @@ TestTransfer World::make(std::uint64_t id, std::uint32_t tokens, std::uint32_t l
     for (std::uint32_t tile = 0; tile < t.tiles(); ++tile) {
       const std::uint32_t count = std::min(64u, tokens - tile * 64);
       std::vector<std::byte> segment(
-          t.identity.codec->segment_bytes(t.identity.geometry, tile, count));
+          t.identity.codec->segment_bytes(t.identity.geometry, layer, tile, count));
       EXPECT_TRUE(
           t.identity.codec->encode(t.identity.geometry, layer, tile, count, {}, segment).ok());
       t.segments.push_back(std::move(segment));

@@ -40,7 +40,8 @@ TransferIdentity Job::identity() const {
 std::vector<std::byte> Job::segment(std::uint32_t layer, std::uint32_t tile) const {
   const TransferIdentity identity_of = identity();
   const std::uint32_t count = std::min(64u, tokens - tile * 64);
-  std::vector<std::byte> bytes(identity_of.codec->segment_bytes(identity_of.geometry, tile, count));
+  std::vector<std::byte> bytes(
+      identity_of.codec->segment_bytes(identity_of.geometry, layer, tile, count));
   if (!identity_of.codec->encode(identity_of.geometry, layer, tile, count, {}, bytes).ok()) abort();
   return bytes;
 }
@@ -142,7 +143,7 @@ class Helper {
       if (state->landed.size() == half && die) raise(SIGKILL);
       auto& memory = state->landed[{layer, tile}];
       const TransferIdentity identity = state->job.identity();
-      memory.resize(identity.codec->segment_bytes(identity.geometry, tile,
+      memory.resize(identity.codec->segment_bytes(identity.geometry, layer, tile,
                                                   std::min(64u, state->job.tokens - tile * 64)));
       return memory;
     };

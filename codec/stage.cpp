@@ -1,0 +1,25 @@
+#include "codec/stage.h"
+
+#include "codec/dense.h"
+
+namespace kvferry::codec {
+
+std::string_view plane_name(PlaneKind kind) {
+  static constexpr std::string_view kNames[kPlaneKinds] = {"values", "codes",   "scales", "minima",
+                                                           "sums",   "factors", "means"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+std::string_view stage_kind_name(StageKind kind) {
+  static constexpr std::string_view kNames[] = {"domain", "adapter", "storage", "wire", "preset"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+void StorageStage::attend_open_head(const std::byte* k, const std::byte* v,
+                                    const QueryRows& queries, const std::uint32_t* visible,
+                                    kernels::AttentionStates states) const {
+  const CodecTraits t = traits();
+  attend_dense(t.open_dtype, t.tile_tokens, k, v, queries, visible, states);
+}
+
+}  // namespace kvferry::codec
