@@ -35,7 +35,8 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
 
 Passage window_of(std::vector<std::int32_t> ids) {
   Passage passage;
-  for (std::uint32_t i = codec::kTileTokens; i + 1 < ids.size(); ++i) passage.measured.push_back(i);
+  for (std::uint32_t i = codec::kMaxTileTokens; i + 1 < ids.size(); ++i)
+    passage.measured.push_back(i);
   passage.ids = std::move(ids);
   return passage;
 }

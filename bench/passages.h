@@ -14,7 +14,7 @@
 
 namespace kvferry::bench {
 
-inline constexpr std::uint32_t kLeastWindow = 128;             // tokens: two tiles
+inline constexpr std::uint32_t kLeastWindow = 256;             // tokens: two of the longest tiles
 inline constexpr std::size_t kMaxPassageFileBytes = 64 << 20;  // of a text or of questions
 
 struct Passage {

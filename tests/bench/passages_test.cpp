@@ -35,16 +35,16 @@ std::string words(int count) {
 }
 
 TEST_F(Passages, AWindowBeginsWithBosAndNoneSpansDocuments) {
-  const std::string first = words(40), second = words(24) + "Lily had a cat.";
-  const auto passages = text_passages(*tokenizer_, first + "\f" + second, 200, 0);
+  const std::string first = words(90), second = words(50) + "Lily had a cat.";
+  const auto passages = text_passages(*tokenizer_, first + "\f" + second, 400, 0);
   ASSERT_TRUE(passages.ok()) << passages.status().to_string();
-  // Of 199 tokens behind BOS each; what is left counts from kLeastWindow tokens on.
+  // Of 399 tokens behind BOS each; what is left counts from kLeastWindow tokens on.
   std::vector<std::vector<std::int32_t>> want;
   for (const std::string& document : {first, second}) {
     const auto all = ids(document);
-    for (std::size_t at = 0; at < all.size(); at += 199) {
+    for (std::size_t at = 0; at < all.size(); at += 399) {
       std::vector<std::int32_t> part = {tokenizer_->bos_id()};
-      part.insert(part.end(), all.begin() + at, all.begin() + std::min(all.size(), at + 199));
+      part.insert(part.end(), all.begin() + at, all.begin() + std::min(all.size(), at + 399));
       if (part.size() >= kLeastWindow) want.push_back(part);
     }
   }
@@ -52,8 +52,8 @@ TEST_F(Passages, AWindowBeginsWithBosAndNoneSpansDocuments) {
   ASSERT_EQ(passages->size(), want.size());
   for (std::size_t i = 0; i < want.size(); ++i) {
     EXPECT_EQ((*passages)[i].ids, want[i]);
-    std::vector<std::uint32_t> behind(want[i].size() - 1 - 64);
-    std::iota(behind.begin(), behind.end(), 64u);
+    std::vector<std::uint32_t> behind(want[i].size() - 1 - 128);
+    std::iota(behind.begin(), behind.end(), 128u);
     EXPECT_EQ((*passages)[i].measured, behind);
     EXPECT_TRUE((*passages)[i].answers.empty());
   }
@@ -61,9 +61,9 @@ TEST_F(Passages, AWindowBeginsWithBosAndNoneSpansDocuments) {
 
 TEST_F(Passages, FewerAreTakenEvenly) {
   std::string text;
-  for (int i = 0; i < 6; ++i) text += (i > 0 ? "\f" : "") + std::to_string(i) + words(40);
-  const auto all = text_passages(*tokenizer_, text, 128, 0);
-  const auto some = text_passages(*tokenizer_, text, 128, 2);
+  for (int i = 0; i < 6; ++i) text += (i > 0 ? "\f" : "") + std::to_string(i) + words(90);
+  const auto all = text_passages(*tokenizer_, text, 256, 0);
+  const auto some = text_passages(*tokenizer_, text, 256, 2);
   ASSERT_TRUE(all.ok() && some.ok());
   ASSERT_EQ(some->size(), 2u);
   EXPECT_EQ((*some)[0].ids, (*all)[0].ids);
@@ -71,8 +71,8 @@ TEST_F(Passages, FewerAreTakenEvenly) {
 }
 
 TEST_F(Passages, RefusesTextsAndWindowsThatAreTooShort) {
-  EXPECT_THAT(text_passages(*tokenizer_, words(200), 127, 0).status().message(),
-              HasSubstr("128 tokens"));
+  EXPECT_THAT(text_passages(*tokenizer_, words(200), 255, 0).status().message(),
+              HasSubstr("256 tokens"));
   EXPECT_EQ(text_passages(*tokenizer_, "short", 256, 0).status().code(), Code::kInvalidArgument);
   EXPECT_EQ(text_passages(*tokenizer_, "", 256, 0).status().code(), Code::kInvalidArgument);
 }

@@ -238,6 +238,8 @@ TEST(TransferFaults, SealedLiesAreRefused) {
        RefusalCause::kBounds},
       {"count", [](FrameHeader& h) { h.tile_count += 1, h.token_count += 64; },
        RefusalCause::kBounds},
+      {"token", [](FrameHeader& h) { h.first_token += 64; }, RefusalCause::kBounds},
+      {"all", [](FrameHeader& h) { h.tile_count = 0xffffffff; }, RefusalCause::kBounds},
       {"far", [](FrameHeader& h) { h.first_tile = 0x3ffffff, h.first_token = 0xffffffc0; },
        RefusalCause::kBounds},
       {"codec", [](FrameHeader& h) { h.codec_id ^= 1; }, RefusalCause::kIdentity},
