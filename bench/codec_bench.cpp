@@ -52,7 +52,7 @@ class Subject {
 
   Status encode(std::uint32_t tile, Tile& values) {
     auto& segment = segments_[tile];
-    segment.resize(codec_->segment_bytes(geometry_, tile + 1, tokens()));
+    segment.resize(codec_->segment_bytes(geometry_, 0, tile + 1, tokens()));
     return codec_->encode(geometry_, 0, tile + 1, tokens(), values.open(), segment);
   }
   void reconstruct(std::uint32_t tile, std::uint32_t head, float* k, float* v) const {

@@ -70,8 +70,7 @@ Status Batch::fill_first(ComputePool& pool) {
   });
   for (const Status& result : results) KVF_RETURN_IF_ERROR(result);
   for (std::uint32_t tile = distinct; tile < tiles; ++tile) {
-    std::memcpy(kv.blocks[tile], kv.blocks[1 + tile % kDistinctTiles],
-                codec::SequenceKv::block_bytes(*kv.codec, geometry, tile));
+    std::memcpy(kv.blocks[tile], kv.blocks[1 + tile % kDistinctTiles], kv.layout.block_bytes(tile));
   }
   return ok_status();
 }
@@ -83,18 +82,16 @@ Result<std::unique_ptr<Batch>> Batch::create(const CodecPtr& codec,
   const std::uint32_t tiles = (options.context + options.steps + 2) / tile_tokens;
   const std::size_t open_bytes = codec::SequenceKv::open_bytes(*codec, geometry);
   std::size_t bytes = open_bytes + ExtentPool::kUnit;
+  const codec::BlockLayout layout(*codec, geometry);
   for (std::uint32_t tile = 0; tile < tiles; ++tile) {
-    bytes += codec::SequenceKv::block_bytes(*codec, geometry, tile) + ExtentPool::kUnit;
+    bytes += layout.block_bytes(tile) + ExtentPool::kUnit;
   }
   auto batch = std::make_unique<Batch>();
   KVF_ASSIGN_OR_RETURN(batch->memory_, ExtentPool::create(bytes * options.batch));
   for (std::uint32_t i = 0; i < options.batch; ++i) {
-    codec::SequenceKv& kv = batch->sequences_.emplace_back();
-    kv.codec = codec;
-    kv.geometry = geometry;
+    codec::SequenceKv& kv = batch->sequences_.emplace_back(codec, geometry);
     for (std::uint32_t tile = 0; tile < tiles; ++tile) {
-      KVF_RETURN_IF_ERROR(batch->take(codec::SequenceKv::block_bytes(*codec, geometry, tile),
-                                      kv.blocks.emplace_back()));
+      KVF_RETURN_IF_ERROR(batch->take(layout.block_bytes(tile), kv.blocks.emplace_back()));
     }
     KVF_RETURN_IF_ERROR(batch->take(open_bytes, kv.open));
     std::memset(kv.open, 0, open_bytes);
@@ -104,7 +101,7 @@ Result<std::unique_ptr<Batch>> Batch::create(const CodecPtr& codec,
     }
     for (std::uint32_t tile = 0; tile < tiles; ++tile) {
       std::memcpy(kv.blocks[tile], batch->sequences_.front().blocks[tile],
-                  codec::SequenceKv::block_bytes(*codec, geometry, tile));
+                  layout.block_bytes(tile));
     }
   }
   return batch;
@@ -129,7 +126,7 @@ std::uint64_t Batch::closed_bytes() const {
   std::uint64_t bytes = 0;
   for (const auto& kv : sequences_) {
     for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
-      bytes += codec::SequenceKv::block_bytes(*kv.codec, kv.geometry, tile);
+      bytes += kv.layout.block_bytes(tile);
     }
   }
   return bytes;
