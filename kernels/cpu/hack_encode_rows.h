@@ -236,6 +236,8 @@ struct Sums {
   V ee, e, c, ec, cc;
 };
 
+// Without kFit, of ee alone.
+template <bool kFit>
 KVFERRY_INLINE Sums sums_of(const Columns& columns, const Ranges& range) {
   const Against taken = against(range);
   Sums sums = {zero(), zero(), zero(), zero(), zero()};
@@ -244,6 +246,7 @@ KVFERRY_INLINE Sums sums_of(const Columns& columns, const Ranges& range) {
     const V c = nearest_code<true>(t, columns.levels);
     const V e = sub(t, c);
     sums.ee = add(sums.ee, mul(e, e));
+    if constexpr (!kFit) continue;
     sums.e = add_by_fma(e, sums.e);
     sums.c = add_by_fma(c, sums.c);
     sums.ec = add(sums.ec, mul(e, c));
@@ -270,11 +273,12 @@ KVFERRY_INLINE Ranges fit_range(const Columns& columns, Choice best, V whole_sca
   const V rows = broadcast(static_cast<float>(columns.rows));
   const V infinity = broadcast(__builtin_huge_valf());
   Choice last = best;
-  Sums sums = sums_of(columns, last.range);
+  Sums sums = sums_of<true>(columns, last.range);
   Mask going_on = less(zero(), infinity);
   for (int i = 0; i < kHackFits; ++i) {
     last.range = fitted_range(last.range, sums, rows);
-    sums = sums_of(columns, last.range);
+    sums = i + 1 < kHackFits ? sums_of<true>(columns, last.range)
+                             : sums_of<false>(columns, last.range);
     last.error = where(going_on, error_of(sums.ee, last.range.scale, whole_scale), infinity);
     going_on = keep_better(best, last);
   }
