@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "bench/kv_data.h"
 #include "codec/segment.h"
@@ -21,6 +23,8 @@ namespace {
 // f32 sums of at most 256 terms, exp and the merges of tiles, each relative to the magnitudes
 // summed.
 constexpr double kFloatSlop = 4e-5;
+// Of layout=paper, which has no long f32 sums, but larger terms: those of a partition.
+constexpr double kPaperSlop = 3e-6;
 // What tiny q~ and p~ leave out, and subnormal results that f32 rounds.
 constexpr double kTinySlop = 1e-29;
 constexpr int kDraws = 8;
@@ -62,10 +66,67 @@ void decode_codes(const std::byte* part, const SegmentHeader& header, std::size_
       out.v_code[at] = code_at(v_codes, dim, header.v_bits, out.head_dim, t, d);
       out.k_scale[at] = bf16_at(k_scale, d);
       out.v_scale[at] = bf16_at(v_scale, group);
-      out.k[at] = out.k_scale[at] * out.k_code[at] + bf16_at(k_min, d);
-      out.v[at] = out.v_scale[at] * out.v_code[at] + bf16_at(v_min, group);
+      const double k_least = bf16_at(k_min, d);
+      const double v_least = bf16_at(v_min, group);
+      out.k[at] = out.k_scale[at] * out.k_code[at] + k_least;
+      out.v[at] = out.v_scale[at] * out.v_code[at] + v_least;
+      out.k_size[at] = out.k_scale[at] * out.k_code[at] + std::fabs(k_least);
+      out.v_size[at] = out.v_scale[at] * out.v_code[at] + std::fabs(v_least);
     }
   }
+}
+
+// The number behind `key` in a spec, or a default.
+std::uint32_t number_in(const std::string& spec, const std::string& key, std::uint32_t otherwise) {
+  const std::size_t at = spec.find(key);
+  if (at == std::string::npos) return otherwise;
+  return static_cast<std::uint32_t>(std::strtoul(spec.c_str() + at + key.size(), nullptr, 10));
+}
+
+// K's planes or V's of layout=paper, value by value: put(token, channel, scale * code, minimum).
+// Returns what lies behind the planes.
+template <class Put>
+const std::byte* decode_paper_planes(const std::byte* part, std::uint32_t tile, std::uint32_t dim,
+                                     std::uint32_t bits, std::uint32_t group, bool of_k, bool sums,
+                                     Put put) {
+  const std::size_t n = std::size_t{tile} * dim / group;
+  const std::byte* scales = part + std::size_t{tile} * dim * bits / 8;
+  const std::byte* minima = scales + 2 * n;
+  for (std::uint32_t t = 0; t < tile; ++t) {
+    const std::byte* codes = part + std::size_t{t} / kGridTokens * 8 * dim * bits;
+    for (std::uint32_t d = 0; d < dim; ++d) {
+      const std::uint32_t in_block = t % kGridTokens;
+      const double code = of_k ? code_at(codes, dim, bits, kGridTokens, d, in_block)
+                               : code_at(codes, dim, bits, dim, in_block, d);
+      const std::size_t at =
+          of_k ? std::size_t{d} / group * tile + t : std::size_t{t} / group * dim + d;
+      put(t, d, bf16_at(scales, at) * code, bf16_at(minima, at));
+    }
+  }
+  const std::size_t sum_bytes = group * ((1u << bits) - 1) <= 255 ? 1 : 2;
+  return minima + 2 * n + (sums ? n * sum_bytes : 0);
+}
+
+void decode_paper(const std::byte* part, const SegmentHeader& header, const std::string& spec,
+                  std::size_t first, DecodedHead& out) {
+  const std::uint32_t dim = header.head_dim;
+  const std::uint32_t group = number_in(spec, "group=", 64);
+  const bool sums = spec.find("se=off") == std::string::npos;
+  out.rounding = {true, group, group, kPaperSlop};
+  part = decode_paper_planes(part, header.tokens, dim, header.k_bits, group, true, sums,
+                             [&](std::size_t t, std::size_t d, double coded, double least) {
+                               const std::size_t at = (first + t) * dim + d;
+                               out.k[at] = out.k_code[at] = coded + least;
+                               out.k_size[at] = coded + std::fabs(least);
+                               out.k_scale[at] = 1.0;
+                             });
+  decode_paper_planes(part, header.tokens, dim, header.v_bits, group, false, sums,
+                      [&](std::size_t t, std::size_t d, double coded, double least) {
+                        const std::size_t at = (first + t) * dim + d;
+                        out.v[at] = out.v_code[at] = coded + least;
+                        out.v_size[at] = coded + std::fabs(least);
+                        out.v_scale[at] = 1.0;
+                      });
 }
 
 void decode_dense(const std::byte* k, const std::byte* v, std::size_t first, std::size_t tokens,
@@ -73,6 +134,8 @@ void decode_dense(const std::byte* k, const std::byte* v, std::size_t first, std
   for (std::size_t i = 0; i < tokens * out.head_dim; ++i) {
     out.k[first * out.head_dim + i] = bf16_at(k, i);
     out.v[first * out.head_dim + i] = bf16_at(v, i);
+    out.k_size[first * out.head_dim + i] = std::fabs(bf16_at(k, i));
+    out.v_size[first * out.head_dim + i] = std::fabs(bf16_at(v, i));
   }
 }
 
@@ -84,13 +147,26 @@ struct Row {
 
   double folded(std::size_t t, std::size_t d) const { return q[d] * head.k_scale[t * dim + d]; }
 
-  // The step of q~ of a token's tile and a group of channels.
-  double q_step(std::size_t t, std::size_t g) const {
-    double largest = 0.0;
-    for (std::size_t d = 64 * g; d < 64 * g + 64; ++d) {
-      largest = std::max(largest, std::fabs(folded(t, d)));
+  // The step of q~ of a token and the group of channels that d is in.
+  double q_step(std::size_t t, std::size_t d) const {
+    const std::size_t first = d / head.rounding.channels * head.rounding.channels;
+    double least = folded(t, first), largest = least, size = 0.0;
+    for (std::size_t i = first; i < first + head.rounding.channels; ++i) {
+      least = std::min(least, folded(t, i));
+      largest = std::max(largest, folded(t, i));
+      size = std::max(size, std::fabs(folded(t, i)));
     }
-    return largest / 127.0;
+    return head.rounding.asymmetric ? (largest - least) / 255.0 : size / 127.0;
+  }
+  // What f32 sums of q for channel d: itself, or a minimum and steps of its group.
+  double q_size(std::size_t d) const {
+    if (!head.rounding.asymmetric) return std::fabs(q[d]);
+    const std::size_t first = d / head.rounding.channels * head.rounding.channels;
+    double size = 0.0;
+    for (std::size_t i = first; i < first + head.rounding.channels; ++i) {
+      size = std::max(size, 3.0 * std::fabs(double{q[i]}));
+    }
+    return size;
   }
 };
 
@@ -112,31 +188,43 @@ std::vector<double> softmax(const std::vector<double>& scores) {
 // Scores, and by how much the integer dot and f32 may move each.
 void exact_scores(const Row& row, std::vector<double>& scores, std::vector<double>& moved,
                   std::vector<double>& slop) {
+  std::vector<double> sizes(row.dim);
+  for (std::size_t d = 0; d < row.dim; ++d) sizes[d] = row.q_size(d);
   for (std::size_t t = 0; t < row.tokens; ++t) {
     double magnitude = 0.0;
+    double step = 0.0;
     for (std::size_t d = 0; d < row.dim; ++d) {
       const std::size_t at = t * row.dim + d;
       scores[t] += row.q[d] * row.head.k[at];
-      const double coded = row.head.k_scale[at] * row.head.k_code[at];
-      magnitude += std::fabs(row.q[d]) * (coded + std::fabs(row.head.k[at] - coded));
+      magnitude += sizes[d] * row.head.k_size[at];
+      if (d % row.head.rounding.channels == 0) step = row.q_step(t, d);
+      moved[t] += step / 2.0 * std::fabs(row.head.k_code[at]);
     }
-    for (std::size_t g = 0; g < row.dim / 64; ++g) {
-      double codes = 0.0;
-      for (std::size_t d = 64 * g; d < 64 * g + 64; ++d) codes += row.head.k_code[t * row.dim + d];
-      moved[t] += row.q_step(t, g) / 2.0 * codes;
-    }
-    slop[t] = kFloatSlop * magnitude + kTinySlop;
+    slop[t] = row.head.rounding.float_slop * magnitude + kTinySlop;
   }
 }
 
-// The largest p~ of a tile and group: max over the tile's tokens of weight * scale.
-double largest_folded(const Row& row, const std::vector<double>& weights, std::size_t tile,
-                      std::size_t g) {
+// Of the p~ of a group of tokens, for the 64 channels that d is in: the largest.
+double largest_folded(const Row& row, const std::vector<double>& weights, std::size_t group,
+                      std::size_t d) {
+  const std::size_t n = row.head.rounding.tokens;
   double largest = 0.0;
-  for (std::size_t t = tile * kGridTokens; t < (tile + 1) * kGridTokens; ++t) {
-    largest = std::max(largest, weights[t] * row.head.v_scale[t * row.dim + 64 * g]);
+  for (std::size_t t = group * n; t < (group + 1) * n; ++t) {
+    largest = std::max(largest, weights[t] * row.head.v_scale[t * row.dim + d]);
   }
   return largest;
+}
+// The step of p~; a range from the least p~ of an asymmetric group.
+double p_step(const Row& row, const std::vector<double>& weights, std::size_t group,
+              std::size_t d) {
+  const double largest = largest_folded(row, weights, group, d);
+  if (!row.head.rounding.asymmetric) return largest / 255.0;
+  const std::size_t n = row.head.rounding.tokens;
+  double least = largest;
+  for (std::size_t t = group * n; t < (group + 1) * n; ++t) {
+    least = std::min(least, weights[t] * row.head.v_scale[t * row.dim + d]);
+  }
+  return (largest - least) / 255.0;
 }
 
 // v_step: 1 when p~ is rounded too, 0 for the part that f32 alone may move.
@@ -156,7 +244,8 @@ void bound_row(const Row& row, const std::vector<double>& scores, const std::vec
   for (std::size_t t = 0; t < row.tokens; ++t) {
     lost[t] = -weights[t] * std::expm1(-moved[t] - normaliser);
   }
-  const std::size_t closed = row.tokens / kGridTokens;
+  const std::size_t group_tokens = row.head.rounding.tokens;
+  const std::size_t groups = row.tokens / group_tokens;
   for (std::size_t d = 0; d < row.dim; ++d) {
     double sum = 0.0;
     double magnitude = 0.0;
@@ -164,17 +253,20 @@ void bound_row(const Row& row, const std::vector<double>& scores, const std::vec
       const std::size_t at = t * row.dim + d;
       const double moves = std::max(high[t] - weights[t], lost[t]);
       sum += moves * std::fabs(row.head.v[at] - output[d]);
-      const double coded = row.head.v_scale[at] * row.head.v_code[at];
-      magnitude += high[t] * (coded + std::fabs(row.head.v[at] - coded));
+      magnitude += high[t] * row.head.v_size[at];
     }
-    for (std::size_t tile = 0; tile < closed; ++tile) {
+    for (std::size_t group = 0; group < groups; ++group) {
+      const double largest = largest_folded(row, high, group, d);
       double codes = 0.0;
-      for (std::size_t t = 0; t < kGridTokens; ++t) {
-        codes += row.head.v_code[(tile * kGridTokens + t) * row.dim + d];
+      double sizes = 0.0;
+      for (std::size_t t = group * group_tokens; t < (group + 1) * group_tokens; ++t) {
+        codes += std::fabs(row.head.v_code[t * row.dim + d]);
+        sizes += row.head.v_size[t * row.dim + d];
       }
-      sum += v_step * largest_folded(row, high, tile, d / 64) / 255.0 / 2.0 * codes;
+      sum += v_step * largest / 255.0 / 2.0 * codes;
+      if (row.head.rounding.asymmetric) magnitude += 3.0 * largest * sizes;
     }
-    bound[d] = sum + kFloatSlop * magnitude + kTinySlop;
+    bound[d] = sum + row.head.rounding.float_slop * magnitude + kTinySlop;
   }
 }
 
@@ -182,12 +274,13 @@ void bound_row(const Row& row, const std::vector<double>& scores, const std::vec
 void add_draw(const Row& row, const std::vector<double>& scores, const double* output,
               std::uint64_t seed, double* square) {
   std::uint64_t counter = 0;
-  const std::size_t closed = row.tokens / kGridTokens;
   std::vector<double> moved_scores = scores;
-  for (std::size_t tile = 0; tile < closed; ++tile) {
-    const std::size_t first = tile * kGridTokens;
+  for (std::size_t first = 0; first + kGridTokens <= row.tokens; first += kGridTokens) {
+    // Asymmetric q is rounded alike for every tile.
+    if (row.head.rounding.asymmetric) counter = 0;
+    double step = 0.0;
     for (std::size_t d = 0; d < row.dim; ++d) {
-      const double step = row.q_step(first, d / 64);
+      if (d % row.head.rounding.channels == 0) step = row.q_step(first, d);
       const double error = step * (uniform(seed, counter++) - 0.5);
       for (std::size_t t = first; t < first + kGridTokens; ++t) {
         moved_scores[t] += error * row.head.k_code[t * row.dim + d];
@@ -201,12 +294,13 @@ void add_draw(const Row& row, const std::vector<double>& scores, const double* o
       moved[d] += weights[t] * row.head.v[t * row.dim + d];
     }
   }
-  for (std::size_t tile = 0; tile < closed; ++tile) {
-    for (std::size_t g = 0; g < row.dim / 64; ++g) {
-      const double step = largest_folded(row, weights, tile, g) / 255.0;
-      for (std::size_t t = tile * kGridTokens; t < (tile + 1) * kGridTokens; ++t) {
+  const std::size_t group_tokens = row.head.rounding.tokens;
+  for (std::size_t group = 0; group < row.tokens / group_tokens; ++group) {
+    for (std::size_t first = 0; first < row.dim; first += 64) {
+      const double step = p_step(row, weights, group, first);
+      for (std::size_t t = group * group_tokens; t < (group + 1) * group_tokens; ++t) {
         const double error = step * (uniform(seed, counter++) - 0.5);
-        for (std::size_t d = 64 * g; d < 64 * g + 64; ++d) {
+        for (std::size_t d = first; d < first + 64; ++d) {
           moved[d] += error * row.head.v_code[t * row.dim + d];
         }
       }
@@ -221,10 +315,12 @@ void add_draw(const Row& row, const std::vector<double>& scores, const double* o
 
 DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
   DecodedHead out;
+  out.rounding.float_slop = kFloatSlop;
   out.tokens = kv.length;
   out.head_dim = kv.geometry.head_dim;
   const std::size_t n = std::size_t{out.tokens} * out.head_dim;
-  for (auto* values : {&out.k, &out.v, &out.k_code, &out.v_code, &out.k_scale, &out.v_scale}) {
+  for (auto* values : {&out.k, &out.v, &out.k_code, &out.v_code, &out.k_scale, &out.v_scale,
+                       &out.k_size, &out.v_size}) {
     values->assign(n, 0.0);
   }
   for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
@@ -236,6 +332,8 @@ DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
     const std::size_t first = std::size_t{tile} * kv.tile_tokens();
     if (header.kind == static_cast<std::uint8_t>(SegmentKind::kCodes)) {
       decode_codes(part, header, first, out);
+    } else if (header.kind == static_cast<std::uint8_t>(SegmentKind::kPaperCodes)) {
+      decode_paper(part, header, kv.codec->spec(), first, out);
     } else {
       decode_dense(part, part + part_bytes / 2, first, kv.tile_tokens(), out);
     }

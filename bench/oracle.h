@@ -20,13 +20,24 @@ struct OracleAnswer {
   std::vector<double> float_slop;        // the part of bound that f32 arithmetic is granted
 };
 
-// K and V of one head as the bytes mean them, and the integer steps they were made with.
+// How attention rounds q~ and p~ to 8 bits.
+struct OperandRounding {
+  bool asymmetric = false;      // from the least value of the group instead of from 0
+  std::uint32_t channels = 64;  // that share a step of q~
+  std::uint32_t tokens = 64;    // that share a step of p~, for 64 channels at least
+  double float_slop = 0.0;      // error of f32 sums, of the magnitudes summed
+};
+
+// K and V of one head as the bytes mean them, and what they were made of; all [tokens][head_dim].
 struct DecodedHead {
   std::uint32_t tokens = 0, head_dim = 0;
-  std::vector<double> k, v;            // [tokens][head_dim]
-  std::vector<double> k_code, v_code;  // [tokens][head_dim]; 0 for dense tokens
-  std::vector<double> k_scale;         // [tokens][head_dim]
-  std::vector<double> v_scale;         // [tokens][head_dim]
+  OperandRounding rounding;
+  std::vector<double> k, v;
+  // What q and p are multiplied by before they are rounded, and what multiplies them then: scales
+  // and codes, or 1 and the values themselves. 0 for dense tokens.
+  std::vector<double> k_scale, v_scale;
+  std::vector<double> k_code, v_code;
+  std::vector<double> k_size, v_size;  // magnitudes summed in f32: |scale code| + |minimum|
 };
 DecodedHead decode_head(const codec::SequenceKv& kv, std::uint32_t kv_head);
 

@@ -197,7 +197,9 @@ Status HackStage::validate_head(const KvGeometry& geometry, TileId id,
 
 Result<Stage> make_hack_stage(const SpecStage& spec) {
   const SpecArguments arguments(spec);
-  KVF_RETURN_IF_ERROR(arguments.check_keys({"k", "v", "range", "first_bits"}));
+  KVF_ASSIGN_OR_RETURN(const std::size_t layout, arguments.word("layout", {"channel", "paper"}, 0));
+  if (layout == 1) return make_paper_stage(spec);
+  KVF_RETURN_IF_ERROR(arguments.check_keys({"k", "v", "layout", "range", "first_bits"}));
   HackOptions options;
   const std::initializer_list<std::uint32_t> bits = {1, 2, 3, 4, 5, 6, 7, 8};
   KVF_ASSIGN_OR_RETURN(options.k_bits, arguments.integer("k", bits, options.k_bits));

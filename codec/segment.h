@@ -3,7 +3,7 @@
 // segment). A segment says what it is and may lie anywhere. docs/codecs.md has the offsets.
 //
 // Dense part (raw, and every open tile as it is sent): K [tokens][head_dim], then V alike, in the
-// open dtype. Hack part: see codec/hack_stage.cpp and kernels/hack_kernels.h.
+// open dtype. Hack parts: see codec/hack_stage.cpp and codec/paper_stage.cpp.
 //
 // Thread contract: plain data and pure functions.
 #pragma once
@@ -24,7 +24,7 @@ static_assert(std::endian::native == std::endian::little, "segments are used whe
 inline constexpr std::uint32_t kSegmentMagic = 0x4753564b;  // "KVSG"
 inline constexpr std::uint16_t kSegmentVersion = 1;
 
-enum class SegmentKind : std::uint8_t { kDense = 1, kCodes = 2 };
+enum class SegmentKind : std::uint8_t { kDense = 1, kCodes = 2, kPaperCodes = 3 };
 
 struct SegmentHeader {
   std::uint32_t magic;

@@ -148,6 +148,20 @@ Result<std::uint32_t> SpecArguments::integer(std::string_view key,
   return value;
 }
 
+Result<std::uint64_t> SpecArguments::number(std::string_view key, std::uint64_t max,
+                                            std::uint64_t fallback) const {
+  const SpecArgument* argument = find(key);
+  if (argument == nullptr) return fallback;
+  std::uint64_t value = 0;
+  const char* end = argument->value.data() + argument->value.size();
+  const auto [rest, error] = std::from_chars(argument->value.data(), end, value);
+  if (error != std::errc() || rest != end || value > max) {
+    return spec_error(argument->value_position, "a number from 0 to " + std::to_string(max) +
+                                                    " for \"" + std::string(key) + "\"");
+  }
+  return value;
+}
+
 Result<std::size_t> SpecArguments::word(std::string_view key,
                                         std::initializer_list<std::string_view> allowed,
                                         std::size_t fallback) const {
@@ -160,6 +174,11 @@ Result<std::size_t> SpecArguments::word(std::string_view key,
                           " for \"" + std::string(key) + "\"");
   }
   return static_cast<std::size_t>(found - allowed.begin());
+}
+
+std::size_t SpecArguments::position(std::string_view key) const {
+  const SpecArgument* argument = find(key);
+  return argument == nullptr ? 0 : argument->position;
 }
 
 const SpecArgument* SpecArguments::find(std::string_view key) const {

@@ -10,6 +10,8 @@ namespace kvferry::codec {
 
 Result<Stage> make_raw_stage(const SpecStage& spec);
 Result<Stage> make_hack_stage(const SpecStage& spec);
+// hack with layout=paper, to which make_hack_stage hands over.
+Result<Stage> make_paper_stage(const SpecStage& spec);
 Result<Stage> make_hadamard_stage(const SpecStage& spec);
 
 // f32 as computed; no spec names it.

@@ -96,6 +96,10 @@ TEST(Distortion, LiesInItsWindow) {
       {"gaussian", gaussian, "hack(k=4,v=4,range=search)", 0.0071, 0.0079},
       {"gaussian", gaussian, "hack(k=8,v=8)", 0.000027, 0.000034},
       {"gaussian", gaussian, "raw", 1e-7, 4e-6},
+      {"gaussian", gaussian, "hack(k=2,v=2,layout=paper)", 0.195, 0.213},
+      {"gaussian", gaussian, "hack(k=2,v=2,layout=paper,group=32)", 0.145, 0.165},
+      {"gaussian", gaussian, "hack(k=4,v=4,layout=paper)", 0.0076, 0.0084},
+      {"gaussian", gaussian, "hack(k=2,v=2,layout=paper,rounding=stochastic)", 0.390, 0.425},
       {"laplace", laplace, "hack(k=2,v=2,range=minmax)", 0.300, 0.330},
       {"laplace", laplace, "hack(k=2,v=2)", 0.157, 0.171},
       {"laplace", laplace, "hack(k=4,v=4)", 0.0115, 0.0133},
@@ -146,6 +150,18 @@ TEST(Distortion, HadamardTamesOutlierChannels) {
   EXPECT_GE(rotated.v, 0.08);
   EXPECT_LE(rotated.v, 0.112);  // what Gaussian values lose
   EXPECT_LE(plain.k, 0.12);
+}
+
+// The published layout shares K's scale among the channels of a token: outlier channels cost there
+// what they cost V here, and Hadamard spreads them.
+TEST(Distortion, PublishedLayoutSuffersFromOutlierChannelsOfK) {
+  const Loss channel = loss_of("hack(k=2,v=2,range=minmax)", outlier_channels);
+  const Loss paper = loss_of("hack(k=2,v=2,layout=paper)", outlier_channels);
+  const Loss rotated = loss_of("hadamard | hack(k=2,v=2,layout=paper)", outlier_channels);
+  EXPECT_GT(paper.k, 1.5 * channel.k);
+  EXPECT_LT(rotated.k, 0.8 * paper.k);
+  EXPECT_GT(loss_of("hack(k=2,v=2,layout=paper)", constant).k, 0.01);
+  EXPECT_LT(loss_of("hack(k=2,v=2,layout=paper)", constant).v, 4e-6);
 }
 
 TEST(Distortion, DomainRoundTripAndScores) {

@@ -87,6 +87,10 @@ TEST(Segment, GoldenBytesOnEveryInstructionSet) {
       {"hack(k=7,v=5,range=lsq)", 7, 64, 0x1dbe35fbc2f8f91d, "f84129a85e606310fb6d17d4f54a2263"},
       {"hack(k=1,v=6)", 7, 64, 0xa9ac6e5a147ea7c2, "1df8acb120e2950f7ec8a6422234d45c"},
       {"hack(k=2,v=2)", 0, 64, 0xe50a30a350c092f4, "904232d05d2186a037594f484b556346"},
+      {"hack(k=2,v=3,layout=paper,group=32)", 3, 64, 0x83c677e8aa3feb2,
+       "e691b117954c66aabd812d495d6535b1"},
+      {"hack(k=2,v=2,layout=paper,rounding=stochastic,seed=7)", 3, 64, 0x46b1162573354fb7,
+       "e691b117654d6596ad456d4d99a53571"},
       {"hack(k=2,v=2)", 3, 63, 0x93f487b705a1841d, "903e6fbf9cbfa53f83bdebbff4bf25bf"},
   };
   for (const kernels::Isa isa : kernels::available_isas()) {
@@ -189,7 +193,8 @@ TEST_P(Validate, AnotherPlaceOrCodec) {
 INSTANTIATE_TEST_SUITE_P(All, Validate,
                          ::testing::Values(std::pair{"raw", 64u}, std::pair{"raw", 7u},
                                            std::pair{"hack(k=2,v=2)", 64u},
-                                           std::pair{"hack(k=4,v=2)", 63u}));
+                                           std::pair{"hack(k=4,v=2)", 63u},
+                                           std::pair{"hack(k=2,v=3,layout=paper)", 64u}));
 
 // Each scale and minimum of each plane and head.
 TEST(Segment, ScalesAndMinimaAreChecked) {
