@@ -75,7 +75,7 @@ class HackStage final : public StorageStage {
     return unsupported("hack: head_dim " + std::to_string(geometry.head_dim) +
                        " is not 64, 128 or 256; use raw");
   }
-  SegmentKind kind() const override { return SegmentKind::kCodes; }
+  SegmentKind kind(TileId) const override { return SegmentKind::kCodes; }
   Bits bits(TileId id) const override {
     if (id.tile == 0) return {kFirstBits, kFirstBits};
     return {static_cast<std::uint8_t>(options_.k_bits), static_cast<std::uint8_t>(options_.v_bits)};

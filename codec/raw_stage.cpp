@@ -21,7 +21,7 @@ class RawStage final : public StorageStage {
     return traits;
   }
   Status supports(const KvGeometry&) const override { return ok_status(); }
-  SegmentKind kind() const override { return SegmentKind::kDense; }
+  SegmentKind kind(TileId) const override { return SegmentKind::kDense; }
   Bits bits(TileId) const override {
     const auto bits = static_cast<std::uint8_t>(8 * bytes_of(dtype_));
     return {bits, bits};

@@ -68,7 +68,7 @@ class StorageStage {
   virtual std::string text() const = 0;  // normalised
   virtual CodecTraits traits() const = 0;
   virtual Status supports(const KvGeometry& geometry) const = 0;
-  virtual SegmentKind kind() const = 0;
+  virtual SegmentKind kind(TileId id) const = 0;
   // Bits of a code of K and of V, or of a value of the open dtype when the kind is dense.
   struct Bits {
     std::uint8_t k, v;
