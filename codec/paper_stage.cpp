@@ -121,7 +121,7 @@ class PaperStage final : public StorageStage {
     return traits;
   }
   Status supports(const KvGeometry& geometry) const override;
-  SegmentKind kind() const override { return SegmentKind::kPaperCodes; }
+  SegmentKind kind(TileId) const override { return SegmentKind::kPaperCodes; }
   Bits bits(TileId id) const override {
     if (id.tile == 0 && options_.first_8_bits) return {kFirstBits, kFirstBits};
     return {static_cast<std::uint8_t>(options_.k_bits), static_cast<std::uint8_t>(options_.v_bits)};
