@@ -2,13 +2,14 @@
 // dense_<isa>.cpp.
 //
 // Both products of attention, scores = q . k^T and o = p . v, are the same small GEMM: rows of A by
-// a row-major B whose columns lie in registers. K is transposed into f32 [head_dim][64] once per
-// call, V widened to f32 [64][stride] (unless few rows ask); up to kBlockRows query rows then share
-// each loaded register. Whatever the blocking, a score is one chain of fma over
-// d = 0 .. head_dim - 1 from 0 and an element of o one chain over t = 0, 1, ... from 0. Tokens that
-// a row does not see have p = +0; leaving them out of the chain changes nothing but perhaps the
-// sign of a zero, which the "+ 0" at its end removes. So a row's bits do not depend on the rows
-// beside it.
+// a row-major B whose columns lie in registers. K is transposed once per call, into f32
+// [head_dim][64], and V widened to f32 [64][stride]; up to kBlockRows query rows then share each
+// loaded register. Where few rows ask, both stay in bf16 and are widened in registers: the
+// transposed K of head_dim 128 then fits the L1 cache beside V. Whatever the blocking, a score is
+// one chain of fma over d = 0 .. head_dim - 1 from 0 and an element of o one chain over t = 0, 1,
+// ... from 0. Tokens that a row does not see have p = +0; leaving them out of the chain changes
+// nothing but perhaps the sign of a zero, which the "+ 0" at its end removes. So a row's bits do
+// not depend on the rows beside it.
 #pragma once
 
 #include "kernels/cpu/dense_vec.h"
@@ -24,35 +25,60 @@ constexpr std::size_t round_up(std::size_t n, std::size_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 
-// Value is float, or bf16 (std::uint16_t) where V is read as it lies.
-template <class Value>
+// B of a product: row i, register n of columns. kStep rows lie together.
+template <class T>  // float, or bf16 (std::uint16_t)
+struct Matrix {
+  const T* data;
+  std::size_t stride;
+  static constexpr int kStep = 1;
+  KVFERRY_INLINE V at(std::size_t row, int /*within*/, int n) const {
+    return load(data + row * stride + n * kLanes);
+  }
+  KVFERRY_INLINE Matrix from(int n) const { return {data + n * kLanes, stride}; }
+};
+// bf16, rows 2 i and 2 i + 1 as the lower and upper halves of words.
+struct PairMatrix {
+  const std::uint32_t* data;
+  std::size_t stride;  // words from pair to pair
+  static constexpr int kStep = 2;
+  KVFERRY_INLINE V at(std::size_t row, int within, int n) const {
+    const V words = load_words(data + row / 2 * stride + n * kLanes);
+    return within == 0 ? shift_left<16>(words) : bit_and(words, as_vector(0xffff0000u));
+  }
+  KVFERRY_INLINE PairMatrix from(int n) const { return {data + n * kLanes, stride}; }
+};
+
+template <class Keys, class Values>
 struct Tile {
-  const float* keys;    // [head_dim][kTileTokens]
-  const Value* values;  // [tokens][value_stride]
+  Keys keys;      // [head_dim][kTileTokens]
+  Values values;  // [tokens][stride], zeros behind head_dim
   std::size_t head_dim;
-  std::size_t value_stride;  // head_dim rounded up to kLanes, zeros behind head_dim
 };
 
 // sink(r, n, sum) is given, for each r < R and n < N, the register
-// SUM_{i < depth} a[r][i] * b[i][n * kLanes ..].
-template <int R, int N, class Value, class Sink>
-KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const Value* b,
-                            std::size_t b_stride, std::size_t depth, Sink sink) {
+// SUM_{i < depth} a[r][i] * b.at(i, n). depth is a multiple of B::kStep.
+template <int R, int N, class B, class Sink>
+KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const B& b, std::size_t depth,
+                            Sink sink) {
   V sums[R][N];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) sums[r][n] = zero();
   }
-  for (std::size_t i = 0; i < depth; ++i) {
-    V columns[N];
+  for (std::size_t i = 0; i < depth; i += B::kStep) {
+#pragma GCC unroll 2
+    for (int within = 0; within < B::kStep; ++within) {
+      V columns[N];
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) columns[n] = load(b + i * b_stride + n * kLanes);
+      for (int n = 0; n < N; ++n) columns[n] = b.at(i, within, n);
+      const float* factors = a + i + within;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const V factor = broadcast(a[static_cast<std::size_t>(r) * a_stride + i]);
+      for (int r = 0; r < R; ++r) {
+        const V factor = broadcast(factors[static_cast<std::size_t>(r) * a_stride]);
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sums[r][n] = fma(factor, columns[n], sums[r][n]);
+        for (int n = 0; n < N; ++n) sums[r][n] = fma(factor, columns[n], sums[r][n]);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -63,21 +89,21 @@ KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const Value* b
 }
 
 // product over `columns` registers (not only N): sink is given the index of the register.
-template <int R, class Value, class Sink>
-KVFERRY_INLINE void wide_product(const float* a, std::size_t a_stride, const Value* b,
-                                 std::size_t b_stride, std::size_t depth, int columns, Sink sink) {
+template <int R, class B, class Sink>
+KVFERRY_INLINE void wide_product(const float* a, std::size_t a_stride, const B& b,
+                                 std::size_t depth, int columns, Sink sink) {
   int first = 0;
   const auto shifted = [&](int r, int n, V sum) { sink(r, first + n, sum); };
   for (; first + kBlockColumns <= columns; first += kBlockColumns) {
-    product<R, kBlockColumns>(a, a_stride, b + first * kLanes, b_stride, depth, shifted);
+    product<R, kBlockColumns>(a, a_stride, b.from(first), depth, shifted);
   }
   if constexpr (kBlockColumns > 2) {
     if (columns - first >= 2) {
-      product<R, 2>(a, a_stride, b + first * kLanes, b_stride, depth, shifted);
+      product<R, 2>(a, a_stride, b.from(first), depth, shifted);
       first += 2;
     }
   }
-  if (first < columns) product<R, 1>(a, a_stride, b + first * kLanes, b_stride, depth, shifted);
+  if (first < columns) product<R, 1>(a, a_stride, b.from(first), depth, shifted);
 }
 
 // The softmax of one row over its first `visible` scores (> 0), in place: scores[t] becomes
@@ -152,8 +178,8 @@ KVFERRY_INLINE V merged(V o, float mine, V other, float theirs) {
 }
 
 // Not inlined: inside a larger function the compiler spills the addresses of the inner loops.
-template <int R, class Value>
-__attribute__((noinline)) void attend_rows(const Tile<Value>& tile, const Queries& queries,
+template <int R, class Tile>
+__attribute__((noinline)) void attend_rows(const Tile& tile, const Queries& queries,
                                            const std::uint32_t* visible, AttentionStates states,
                                            std::size_t row) {
   std::uint32_t most = 0;
@@ -165,8 +191,8 @@ __attribute__((noinline)) void attend_rows(const Tile<Value>& tile, const Querie
   if (most == 0) return;
   alignas(64) float scores[R][kTileTokens];
   const std::size_t tokens = round_up(most, 16);
-  wide_product<R>(queries.q + row * tile.head_dim, tile.head_dim, tile.keys, kTileTokens,
-                  tile.head_dim, static_cast<int>(tokens) / kLanes,
+  wide_product<R>(queries.q + row * tile.head_dim, tile.head_dim, tile.keys, tile.head_dim,
+                  static_cast<int>(tokens) / kLanes,
                   [&](int r, int n, V sum) { store(scores[r] + n * kLanes, sum); });
   if (queries.score_add != nullptr) {
     const float* more = queries.score_add + row * kTileTokens;
@@ -210,8 +236,8 @@ __attribute__((noinline)) void attend_rows(const Tile<Value>& tile, const Querie
       store_n(o, left, merged(load_n(o, left), factors.mine[r], other, factors.theirs[r]));
     }
   };
-  wide_product<R>(scores[0], kTileTokens, tile.values, tile.value_stride, most,
-                  static_cast<int>(tile.value_stride) / kLanes, merge_into_o);
+  wide_product<R>(scores[0], kTileTokens, tile.values, most,
+                  static_cast<int>(tile.values.stride) / kLanes, merge_into_o);
 }
 
 KVFERRY_INLINE float widened(float x) { return x; }
@@ -227,11 +253,13 @@ KVFERRY_INLINE void prefetch(const void* p, std::size_t bytes) {
   }
 }
 
-// k [64][head_dim] to out [head_dim][64], the first `tokens` (a multiple of 16); v is only asked
-// for. Blocks of kLanes tokens by kLanes 32-bit words are transposed in registers; a word is one
-// f32 or two bf16.
-template <class T>
-void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, const T* v, float* out) {
+// k [64][head_dim], the first `tokens` (a multiple of 16), is transposed; v is only asked for.
+// Blocks of kLanes tokens by kLanes 32-bit words are transposed in registers; a word is one f32 or
+// two bf16. sink(d, t, words): of channel d (and d + 1), tokens t .. t + kLanes. Returns the number
+// of channels done, a multiple of kLanes words.
+template <class T, class Sink>
+KVFERRY_INLINE std::size_t transpose_words(const T* k, std::size_t head_dim, std::size_t tokens,
+                                           const T* v, Sink sink) {
   constexpr std::size_t kPerWord = sizeof(float) / sizeof(T);
   constexpr std::size_t kStep = kLanes * kPerWord;
   const std::size_t whole = head_dim - head_dim % kStep;
@@ -245,21 +273,28 @@ void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, const 
       // The block's share of V, which is wanted next.
       prefetch(v + t * head_dim + d * kLanes, sizeof(words));
       transpose(words);
-      float* to = out + d * kTileTokens + t;
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        if constexpr (kPerWord == 1) {
-          store(to + i * kTileTokens, words[i]);
-        } else {
-          store(to + 2 * i * kTileTokens, shift_left<16>(words[i]));
-          store(to + (2 * i + 1) * kTileTokens, bit_and(words[i], as_vector(0xffff0000u)));
-        }
-      }
+      for (int i = 0; i < kLanes; ++i) sink(d + i * kPerWord, t, words[i]);
     }
-    for (std::size_t d = whole; d < head_dim; ++d) {
-      for (std::size_t i = t; i < t + kLanes; ++i) {
-        out[d * kTileTokens + i] = widened(k[i * head_dim + d]);
-      }
+  }
+  return whole;
+}
+
+// To f32 out [head_dim][64].
+template <class T>
+void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, const T* v, float* out) {
+  const auto widen = [out](std::size_t d, std::size_t t, V words) {
+    float* to = out + d * kTileTokens + t;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      store(to, words);
+    } else {
+      store(to, shift_left<16>(words));
+      store(to + kTileTokens, bit_and(words, as_vector(0xffff0000u)));
+    }
+  };
+  for (std::size_t d = transpose_words(k, head_dim, tokens, v, widen); d < head_dim; ++d) {
+    for (std::size_t t = 0; t < tokens; ++t) {
+      out[d * kTileTokens + t] = widened(k[t * head_dim + d]);
     }
   }
 }
@@ -280,8 +315,8 @@ void widen_values(const T* v, std::size_t head_dim, std::size_t tokens, std::siz
 static_assert(kBlockRows == 6, "attend_last_rows lists the cases");
 
 // The rows from `row` on, at most kBlockRows.
-template <class Value>
-void attend_last_rows(const Tile<Value>& tile, const Queries& queries, const std::uint32_t* visible,
+template <class Tile>
+void attend_last_rows(const Tile& tile, const Queries& queries, const std::uint32_t* visible,
                       AttentionStates states, std::size_t row) {
   switch (states.rows - row) {
     case 6:
@@ -301,6 +336,34 @@ void attend_last_rows(const Tile<Value>& tile, const Queries& queries, const std
   }
 }
 
+template <class Tile>
+void attend_all_rows(const Tile& tile, const Queries& queries, const std::uint32_t* visible,
+                     AttentionStates states) {
+  std::size_t row = 0;
+  for (; row + kBlockRows < states.rows; row += kBlockRows) {
+    attend_rows<kBlockRows>(tile, queries, visible, states, row);
+  }
+  attend_last_rows(tile, queries, visible, states, row);
+}
+
+// Up to how many rows attend_few is the faster one: on Zen 4 AVX2 loses by it from 24 rows on,
+// AVX-512 gains to about 32.
+constexpr std::size_t kFewRows = 2 * kBlockRows;
+
+// Every block of rows widens K and V in registers, which saves few rows the detour through memory.
+void attend_few(const Queries& queries, const std::uint16_t* k, const std::uint16_t* v,
+                const std::uint32_t* visible, AttentionStates states, std::size_t tokens) {
+  const std::size_t head_dim = states.head_dim;
+  alignas(64) std::uint32_t pairs[kMaxHeadDim / 2 * kTileTokens];
+  transpose_words(k, head_dim, tokens, v, [&](std::size_t d, std::size_t t, V words) {
+    store(reinterpret_cast<float*>(pairs + d / 2 * kTileTokens + t), words);
+  });
+  const PairMatrix keys = {pairs, kTileTokens};
+  const Matrix<std::uint16_t> values = {v, head_dim};
+  attend_all_rows(Tile<PairMatrix, Matrix<std::uint16_t>>{keys, values, head_dim}, queries, visible,
+                  states);
+}
+
 template <class T>
 void attend(const Queries& queries, const T* k, const T* v, const std::uint32_t* visible,
             AttentionStates states) {
@@ -309,24 +372,26 @@ void attend(const Queries& queries, const T* k, const T* v, const std::uint32_t*
     if (visible[r] > most) most = visible[r];
   }
   if (most == 0 || states.rows == 0) return;
-  alignas(64) float keys[kMaxHeadDim * kTileTokens];
+  const std::size_t tokens = round_up(most, 16);
   prefetch(k, most * states.head_dim * sizeof(T));
-  transpose_keys(k, states.head_dim, round_up(most, 16), v, keys);
-  // A single block of rows reads V once, so widening it in registers saves the detour.
-  if (states.rows <= kBlockRows && states.head_dim % kLanes == 0) {
-    attend_last_rows(Tile<T>{keys, v, states.head_dim, states.head_dim}, queries, visible, states,
-                     0);
-    return;
+  if constexpr (sizeof(T) == sizeof(std::uint16_t)) {
+    if (states.rows <= kFewRows && states.head_dim % (2 * kLanes) == 0) {
+      attend_few(queries, k, v, visible, states, tokens);
+      return;
+    }
   }
-  alignas(64) float values[kTileTokens * kMaxHeadDim];
+  alignas(64) float keys[kMaxHeadDim * kTileTokens];
+  transpose_keys(k, states.head_dim, tokens, v, keys);
   const std::size_t stride = round_up(states.head_dim, kLanes);
-  widen_values(v, states.head_dim, most, stride, values);
-  const Tile<float> tile = {keys, values, states.head_dim, stride};
-  std::size_t row = 0;
-  for (; row + kBlockRows < states.rows; row += kBlockRows) {
-    attend_rows<kBlockRows>(tile, queries, visible, states, row);
+  alignas(64) float copy[kTileTokens * kMaxHeadDim];
+  const float* values = copy;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (stride == states.head_dim) values = v;
   }
-  attend_last_rows(tile, queries, visible, states, row);
+  if (values == copy) widen_values(v, states.head_dim, most, stride, copy);
+  attend_all_rows(
+      Tile<Matrix<float>, Matrix<float>>{{keys, kTileTokens}, {values, stride}, states.head_dim},
+      queries, visible, states);
 }
 
 void attend_bf16(const Queries& queries, const std::uint16_t* k, const std::uint16_t* v,
@@ -341,8 +406,8 @@ void attend_f32(const Queries& queries, const float* k, const float* v,
 
 template <int R>
 void score_terms_of(const float* c, const float* basis, std::size_t depth, float* out) {
-  wide_product<R>(c, depth, basis, kTileTokens, depth, static_cast<int>(kTileTokens) / kLanes,
-                  [&](int r, int n, V sum) {
+  wide_product<R>(c, depth, Matrix<float>{basis, kTileTokens}, depth,
+                  static_cast<int>(kTileTokens) / kLanes, [&](int r, int n, V sum) {
                     // max and min give their second argument where the first is NaN.
                     const V clamped =
                         min(max(sum, broadcast(-kMaxScoreAdd)), broadcast(kMaxScoreAdd));
