@@ -9,6 +9,7 @@ namespace kvferry::kernels {
 namespace {
 
 constexpr std::uint32_t kBlock = kHackBlock;
+constexpr std::uint32_t kMaxGroup = 128;  // channels that share scales of V
 
 // To the nearest integer, ties to even, for |v| < 2^22: beyond 2^23 f32 has no fraction bits.
 float nearest_integer(float v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
@@ -30,6 +31,19 @@ Rounding rounding_to(float levels, float largest) {
 void round_values(const float* values, float inv, std::int32_t* rounded) {
   for (std::uint32_t i = 0; i < kBlock; ++i) {
     rounded[i] = static_cast<std::int32_t>(nearest_integer(values[i] * inv));
+  }
+}
+
+// dots[j] = SUM_{i < 64} values[i] * codes[i][j], j < count. This way round compilers find vectors.
+void add_up(const std::int32_t* values, const std::uint8_t* codes, std::size_t stride,
+            std::uint32_t count, std::int32_t* dots) {
+  std::fill(dots, dots + count, 0);
+  for (std::uint32_t i = 0; i < kBlock; ++i) {
+    const auto value = static_cast<std::int16_t>(values[i]);
+    const std::uint8_t* row = codes + i * stride;
+    for (std::uint32_t j = 0; j < count; ++j) {
+      dots[j] += std::int32_t{value} * static_cast<std::int16_t>(row[j]);
+    }
   }
 }
 
@@ -63,12 +77,10 @@ bool score_tokens(const HackPlanes& p, const HackCodes& codes, const float* q, s
     if (!(bound < kHackHuge)) return false;
     std::int32_t rounded[kBlock];
     round_values(folded, rounding.inv, rounded);
-    for (std::uint32_t t = first; t < first + count; ++t) {
-      std::int32_t dot = 0;
-      for (std::uint32_t i = 0; i < kBlock; ++i) {
-        dot += rounded[i] * codes.k[(g * kBlock + i) * kBlock + t];
-      }
-      scores[t] = scores[t] + rounding.step * static_cast<float>(dot);
+    std::int32_t dots[kBlock];
+    add_up(rounded, codes.k + g * kBlock * kBlock + first, kBlock, count, dots);
+    for (std::uint32_t i = 0; i < count; ++i) {
+      scores[first + i] = scores[first + i] + rounding.step * static_cast<float>(dots[i]);
     }
   }
   for (std::uint32_t t = first; t < first + count; ++t) {
@@ -103,13 +115,13 @@ bool value_row(const HackPlanes& p, const HackCodes& codes, const float* probs, 
     if (!(bound * largest_column < kHackHuge)) return false;
     std::int32_t rounded[kBlock];
     round_values(folded, rounding.inv, rounded);
-    for (std::uint32_t d = g * p.v_group; d < (g + 1) * p.v_group; ++d) {
-      std::int32_t dot = 0;
-      for (std::uint32_t t = 0; t < kBlock; ++t) {
-        dot += rounded[t] * codes.v[t * p.head_dim + d];
-      }
-      o[d] = rounding.step * static_cast<float>(dot) + offset;
-      if (p.v_column != nullptr) o[d] = o[d] * hack_load_bf16(p.v_column, d);
+    const std::uint32_t first = g * p.v_group;
+    std::int32_t dots[kMaxGroup];
+    add_up(rounded, codes.v + first, p.head_dim, p.v_group, dots);
+    for (std::uint32_t i = 0; i < p.v_group; ++i) {
+      o[first + i] = rounding.step * static_cast<float>(dots[i]) + offset;
+      if (p.v_column != nullptr)
+        o[first + i] = o[first + i] * hack_load_bf16(p.v_column, first + i);
     }
   }
   return true;
