@@ -162,7 +162,8 @@ SegmentHeader PipelineCodec::header(const KvGeometry& geometry, std::uint32_t la
   SegmentHeader header{};
   header.magic = kSegmentMagic;
   header.version = kSegmentVersion;
-  header.kind = static_cast<std::uint8_t>(open ? SegmentKind::kDense : storage_->kind({layer, tile}));
+  header.kind =
+      static_cast<std::uint8_t>(open ? SegmentKind::kDense : storage_->kind({layer, tile}));
   header.open_dtype = static_cast<std::uint8_t>(traits().open_dtype);
   header.k_bits = bits.k;
   header.v_bits = bits.v;
