@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bench/attention_bench.h"
+#include "bench/attention_peer.h"
 #include "bench/codec_bench.h"
 #include "bench/codec_measure.h"
 #include "bench/decode_bench.h"

@@ -10,9 +10,12 @@
 
 #include "base/clock.h"
 #include "base/extent_pool.h"
+#include "bench/attention_peer.h"
 #include "bench/kv_data.h"
 #include "bench/machine.h"
 #include "bench/oracle.h"
+#include "bench/spread.h"
+#include "kernels/dense_kernels.h"
 #include "model/attention.h"
 
 namespace kvferry::bench {
@@ -23,6 +26,7 @@ using codec::kMaxTileTokens;
 constexpr std::size_t kLeastWorkingSet = std::size_t{256} << 20;
 constexpr std::uint32_t kDistinctTiles = 8;  // the others are copies
 constexpr std::uint32_t kCheckedTokens = 1000;
+constexpr std::uint64_t kSeed = 1;  // of the values
 
 // A long sequence in one codec, and one query token's attention over a layer of it.
 class Subject {
@@ -39,6 +43,7 @@ class Subject {
   }
   std::span<const std::byte> memory() const { return memory_->arena(); }
   const std::string& spec() const { return kv_.codec->spec(); }
+  std::uint32_t tile_tokens() const { return kv_.codec->tile_tokens(); }
 
  private:
   Subject(const AttentionBenchOptions& options, ComputePool& pool)
@@ -88,9 +93,9 @@ Status Subject::fill(std::shared_ptr<const codec::Codec> codec,
   if (wanted == 0) wanted = std::max(kLeastWorkingSet, 8 * last_level_cache());
   config_.layers = static_cast<std::uint32_t>((wanted + layer_bytes_ - 1) / layer_bytes_);
 
-  KVF_ASSIGN_OR_RETURN(
-      const EncodedSequence few,
-      encode_sequence(codec->spec(), one, (kDistinctTiles + 1) * tile_tokens, Kind::kGaussian, 1));
+  KVF_ASSIGN_OR_RETURN(const EncodedSequence few,
+                       encode_sequence(codec->spec(), one, (kDistinctTiles + 1) * tile_tokens,
+                                       Kind::kGaussian, kSeed));
   kv_ = codec::SequenceKv(std::move(codec), config_.kv_geometry());
   const std::size_t open_bytes = codec::SequenceKv::open_bytes(*kv_.codec, kv_.geometry);
   KVF_ASSIGN_OR_RETURN(memory_,
@@ -171,10 +176,71 @@ Status check_answer(const AttentionBenchOptions& options, AttentionBenchReport& 
   return ok_status();
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+double median(std::vector<double> values) { return spread_of(std::move(values)).median; }
+
+// The values that a Subject is filled with, and its queries.
+PeerTensors peer_tensors(const AttentionBenchOptions& options, std::uint32_t tile_tokens,
+                         std::size_t working_set) {
+  PeerTensors tensors;
+  tensors.tokens = options.tokens;
+  tensors.kv_heads = options.kv_heads;
+  tensors.head_dim = options.head_dim;
+  tensors.group = options.group;
+  tensors.queries = options.queries;
+  tensors.threads = options.threads;
+  tensors.least_working_set = working_set;
+  tensors.q = make_queries(2, options.kv_heads * options.group * options.queries, options.head_dim);
+  const std::size_t tile_values = std::size_t{tile_tokens} * options.head_dim;
+  const auto copy_tiles = [&](std::uint64_t seed, std::vector<float>& to) {
+    const auto few =
+        make_values(Kind::kGaussian, seed, (kDistinctTiles + 1) * tile_tokens, options.head_dim);
+    for (std::uint32_t tile = 0; tile < options.tokens / tile_tokens; ++tile) {
+      const std::size_t from = (tile == 0 ? 0 : 1 + tile % kDistinctTiles) * tile_values;
+      const std::size_t at = to.size();
+      to.resize(at + tile_values);
+      kernels::dense_kernels().from_bf16(few.data() + from, tile_values, to.data() + at);
+    }
+  };
+  for (std::uint32_t head = 0; head < options.kv_heads; ++head) {
+    copy_tiles(kSeed + 1000 * head, tensors.k);  // encode_sequence's seeds
+    copy_tiles(kSeed + 1000 * head + 500, tensors.v);
+  }
+  return tensors;
 }
+
+// The peers that the program was built with, each measured once a run.
+class Peers {
+ public:
+  Status create(const AttentionBenchOptions& options, std::uint32_t tile_tokens,
+                std::size_t working_set) {
+    if (!kAttentionPeers) return ok_status();
+    tensors_ = peer_tensors(options, tile_tokens, working_set);
+    KVF_ASSIGN_OR_RETURN(peers_, attention_peers(tensors_));
+    ns_.resize(peers_.size());
+    return ok_status();
+  }
+  void run(bool counts) {
+    for (std::size_t i = 0; i < peers_.size(); ++i) {
+      const double ns = peers_[i]->run();
+      if (counts) ns_[i].push_back(ns);
+    }
+  }
+  std::vector<AttentionBenchReport::Peer> reports(double own_ns) const {
+    std::vector<AttentionBenchReport::Peer> reports;
+    for (std::size_t i = 0; i < peers_.size(); ++i) {
+      const Spread ns = spread_of(ns_[i]);
+      reports.push_back({peers_[i]->name(), ns.median, ns.min, ns.max,
+                         peers_[i]->bytes_per_token_kv_head(), peers_[i]->rms_error(),
+                         ns.median / own_ns});
+    }
+    return reports;
+  }
+
+ private:
+  PeerTensors tensors_;
+  std::vector<std::unique_ptr<AttentionPeer>> peers_;
+  std::vector<std::vector<double>> ns_;
+};
 
 void fill_ratios(const Subject& subject, AttentionBenchReport& r) {
   const double operations = 2.0 * 2.0 * r.group * r.head_dim;
@@ -211,12 +277,15 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
   report.threads = options.threads;
   report.runs = options.runs;
   report.working_set_bytes = subject->bytes();
+  Peers peers;
+  KVF_RETURN_IF_ERROR(peers.create(options, subject->tile_tokens(), bf16->bytes()));
   std::vector<double> ns, bf16_ns, reads, dots;
   for (int run = 0; run <= options.runs; ++run) {
     const double read = read_ceiling_gbyte_s(pool, bf16->memory());
     const double dot = dot_ceiling_gops(pool);
     const double own = subject->run();
     const double dense = bf16->run();
+    peers.run(run > 0);
     if (run == 0) continue;  // warm-up
     reads.push_back(read);
     dots.push_back(dot);
@@ -229,11 +298,22 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
   report.bf16_ns_per_token_kv_head = median(bf16_ns);
   report.read_ceiling_gbyte_s = median(reads);
   report.dot_ceiling_gops = median(dots);
+  report.peers = peers.reports(report.ns_per_token_kv_head);
   fill_ratios(*subject, report);
   return report;
 }
 
 boost::json::object to_json(const AttentionBenchReport& r) {
+  boost::json::array peers;
+  for (const auto& peer : r.peers) {
+    peers.push_back(boost::json::object{{"name", peer.name},
+                                        {"ns_per_token_kv_head", peer.ns_per_token_kv_head},
+                                        {"ns_min", peer.ns_min},
+                                        {"ns_max", peer.ns_max},
+                                        {"bytes_per_token_kv_head", peer.bytes_per_token_kv_head},
+                                        {"relative_error", peer.rms_error},
+                                        {"speedup_over_peer", peer.speedup_over_peer}});
+  }
   return {{"bench", "attention"},
           {"codec", r.codec},
           {"cpu", r.cpu},
@@ -260,11 +340,12 @@ boost::json::object to_json(const AttentionBenchReport& r) {
           {"rms_error", r.rms_error},
           {"predicted_rms_error", r.predicted_rms_error},
           {"max_error", r.max_error},
-          {"error_bound", r.error_bound}};
+          {"error_bound", r.error_bound},
+          {"peers", std::move(peers)}};
 }
 
 std::string to_text(const AttentionBenchReport& r) {
-  return fmt::format(
+  std::string text = fmt::format(
       "{}, {} tokens, {} KV heads x {}, {} query heads each, {} query tokens, {} threads, {}\n"
       "  {:.2f} ns per token and KV head ({:.2f} to {:.2f} in {} runs), bf16 {:.2f}: {:.1f} times\n"
       "  {:.1f} bytes each, {:.1f} GB/s of {:.1f}; roofline {:.2f} ns ({:.0f} GOP/s): {:.2f} over\n"
@@ -274,6 +355,13 @@ std::string to_text(const AttentionBenchReport& r) {
       r.speedup_over_bf16, r.bytes_per_token_kv_head, r.read_gbyte_s, r.read_ceiling_gbyte_s,
       r.roofline_ns, r.dot_ceiling_gops, r.over_roofline, r.rms_error, r.predicted_rms_error,
       r.max_error, r.error_bound);
+  for (const auto& peer : r.peers) {
+    text +=
+        fmt::format("  ggml {}: {:.2f} ns ({:.2f} to {:.2f}), {:.1f} bytes: {:.1f} times as long\n",
+                    peer.name, peer.ns_per_token_kv_head, peer.ns_min, peer.ns_max,
+                    peer.bytes_per_token_kv_head, peer.speedup_over_peer);
+  }
+  return text;
 }
 
 }  // namespace kvferry::bench

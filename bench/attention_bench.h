@@ -14,6 +14,7 @@
 #include <boost/json/object.hpp>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 
@@ -43,6 +44,14 @@ struct AttentionBenchReport {
   // The longer of reading the bytes (once for all queries) and doing the integer operations of q.k
   // and p.v, each at its ceiling.
   double roofline_ns = 0.0, over_roofline = 0.0;
+  // Others on the same tensors in the same runs (bench/attention_peer.h).
+  struct Peer {
+    std::string name;
+    double ns_per_token_kv_head = 0.0, ns_min = 0.0, ns_max = 0.0;
+    double bytes_per_token_kv_head = 0.0, rms_error = 0.0;  // relative to the output
+    double speedup_over_peer = 0.0;                         // of the codec
+  };
+  std::vector<Peer> peers;
   double rms_error = 0.0, predicted_rms_error = 0.0, max_error = 0.0, error_bound = 0.0;
 };
 
