@@ -139,6 +139,25 @@ void decode_dense(const std::byte* k, const std::byte* v, std::size_t first, std
   }
 }
 
+double bf16_of(double value) {
+  constexpr double kLargest = 0x1.fep127;  // of bf16
+  return std::clamp<double>(
+      kernels::f32_from_bf16(kernels::bf16_from_f32(static_cast<float>(value))), -kLargest,
+      kLargest);
+}
+
+// What is attended to densely as bf16: all tokens so far, whatever they were made of.
+void settle_as_bf16(DecodedHead& out) {
+  out.rounding = {false, 64, 64, kFloatSlop};
+  for (std::size_t i = 0; i < out.k.size(); ++i) {
+    out.k[i] = bf16_of(out.k[i]);
+    out.v[i] = bf16_of(out.v[i]);
+    out.k_size[i] = std::fabs(out.k[i]);
+    out.v_size[i] = std::fabs(out.v[i]);
+    out.k_code[i] = out.v_code[i] = out.k_scale[i] = out.v_scale[i] = 0.0;
+  }
+}
+
 // One query row's passage through the oracle.
 struct Row {
   const DecodedHead& head;
@@ -338,6 +357,7 @@ DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
       decode_dense(part, part + part_bytes / 2, first, kv.tile_tokens(), out);
     }
   }
+  if (kv.codec->spec().find("dequantize") != std::string::npos) settle_as_bf16(out);
   const OpenTile open = kv.open_tile(0);
   const std::size_t head_bytes = std::size_t{kv.tile_tokens()} * out.head_dim * 2;
   decode_dense(open.k + kv_head * head_bytes, open.v + kv_head * head_bytes,

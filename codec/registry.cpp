@@ -42,8 +42,7 @@ class Composer {
       case StageKind::kDomain:
         return add_domain(spec, std::get<DomainPtr>(std::move(made)));
       case StageKind::kAdapter:
-        adapters_.push_back(std::get<Adapter>(std::move(made)));
-        break;
+        return add_adapter(spec, std::get<Adapter>(std::move(made)));
       case StageKind::kStorage:
         storage_ = std::get<StoragePtr>(std::move(made));
         // The adapter that stands next to the storage comes first.
@@ -97,6 +96,17 @@ class Composer {
     return ok_status();
   }
 
+  Status add_adapter(const SpecStage& spec, Adapter adapter) {
+    for (const std::string& earlier : adapter_names_) {
+      if (earlier == spec.name) {
+        return spec_error(spec.position, "another stage: " + spec.name + " is there already");
+      }
+    }
+    adapter_names_.push_back(spec.name);
+    adapters_.push_back(std::move(adapter));
+    return ok_status();
+  }
+
   // What the preset stands for, as if it were written in its place.
   Status add_preset(const SpecStage& spec, const StageEntry& entry) {
     KVF_ASSIGN_OR_RETURN(const std::string text, entry.expand(spec));
@@ -109,6 +119,7 @@ class Composer {
   }
 
   std::vector<DomainPtr> domain_;
+  std::vector<std::string> adapter_names_;
   std::vector<Adapter> adapters_;
   StoragePtr storage_;
   WirePtr wire_;
@@ -121,6 +132,8 @@ const std::vector<StageEntry>& list_stages() {
   static const std::vector<StageEntry> stages = {
       {"hadamard", StageKind::kDomain, "hadamard",
        "Walsh-Hadamard transform of Q, K and V along head_dim", make_hadamard_stage},
+      {"dequantize", StageKind::kAdapter, "dequantize",
+       "attention on bf16 values made of the codes, not on the codes", make_dequantize_stage},
       {"raw", StageKind::kStorage, "raw", "KV as bf16", make_raw_stage},
       {"hack", StageKind::kStorage,
        "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,first_bits=8]) or "

@@ -13,6 +13,7 @@ Result<Stage> make_hack_stage(const SpecStage& spec);
 // hack with layout=paper, to which make_hack_stage hands over.
 Result<Stage> make_paper_stage(const SpecStage& spec);
 Result<Stage> make_hadamard_stage(const SpecStage& spec);
+Result<Stage> make_dequantize_stage(const SpecStage& spec);
 
 // f32 as computed; no spec names it.
 StoragePtr make_exact_storage();

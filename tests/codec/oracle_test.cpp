@@ -181,6 +181,17 @@ TEST_F(Oracle, PaperEveryKindOfData) {
   }
 }
 
+TEST_F(Oracle, Dequantized) {
+  for (const Kind kind : kKinds) {
+    for (const std::string& spec : {hack(2, 2), hack(5, 8), paper(4, 2, 64), std::string("raw")}) {
+      run_case({"dequantize | " + spec, 64, 130, 3, kind});
+    }
+  }
+  for (const std::uint32_t head_dim : {128u, 256u}) {
+    run_case({"dequantize | " + paper(2, 3, 128), head_dim, 300, 4, Kind::kGaussian, 4.0f});
+  }
+}
+
 TEST_F(Oracle, Raw) {
   for (const Kind kind : kKinds) run_case({"raw", 64, 130, 3, kind});
 }

@@ -34,6 +34,7 @@ TEST(Spec, EqualMeaningHasEqualText) {
   EXPECT_EQ(spec_of("hack(k=4,v=2,range=search)"), "hack(k=4,v=2,range=search)");
   EXPECT_EQ(spec_of("hack(k=4,v=2,range=minmax)"), "hack(k=4,v=2,range=minmax)");
   EXPECT_EQ(spec_of("raw"), "raw");
+  EXPECT_EQ(spec_of("hadamard|dequantize()|hack(k=2)"), "hadamard | dequantize | hack(k=2,v=2)");
   EXPECT_EQ(spec_of("hadamard|raw"), "hadamard | raw");
 }
 
@@ -77,8 +78,8 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"  ", 3, "the name of a stage"},
       {"hack(k=4,v=2) |", 16, "the name of a stage"},
       {"4hack", 1, "the name of a stage"},
-      {"rawx", 1, "hadamard, raw, hack"},
-      {"hadamard | hak(k=2)", 12, "hadamard, raw, hack"},
+      {"rawx", 1, "which are: hadamard, dequantize, "},
+      {"hadamard | hak(k=2)", 12, "not \"hak\""},
       {"hack(k=9)", 8, "1, 2, 3, 4, 5, 6, 7 or 8 for \"k\""},
       {"hack(k=-2)", 8, "7 or 8"},
       {"hack(k=2x)", 8, "7 or 8"},
@@ -100,6 +101,11 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"raw | hack", 7, "the end or a wire stage behind raw"},
       {"hadamard", 9, "must store"},
       {"hadamard | hadamard | raw", 12, "there already"},
+      {"dequantize | hadamard | raw", 14, "which come before adapter stages"},
+      {"dequantize | dequantize | raw", 14, "there already"},
+      {"dequantize(k=2) | raw", 12, "takes none"},
+      {"dequantize", 11, "must store"},
+      {"raw | dequantize", 7, "the end or a wire stage"},
       {"exact", 1, "a stage"},
       {"raw\x01", 4, "\"|\" or the end"},
       {std::string("raw\0", 4), 4, "\"|\" or the end"},

@@ -1,0 +1,30 @@
+// Storages without an attention kernel of their own: a tile's bytes are written out as bf16 into
+// the core's cache, on the stack, and attended to densely. The arithmetic of attention is then that
+// of `raw` over the values that the bytes mean; memory is read at the size of the bytes.
+//
+// Thread contract: as StorageStage.
+#pragma once
+
+#include <cstdint>
+
+#include "codec/stage.h"
+
+namespace kvferry::codec {
+
+class ReconstructedStorage : public StorageStage {
+ public:
+  void attend_head(const KvGeometry& geometry, TileId id, const std::byte* part,
+                   const QueryRows& queries, kernels::AttentionStates states) const final;
+  void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part, float* k,
+                        float* v) const final;
+
+ protected:
+  // What the part means: k, v bf16 [tile_tokens][head_dim], finite.
+  virtual void write_head(const KvGeometry& geometry, TileId id, const std::byte* part,
+                          std::uint16_t* k, std::uint16_t* v) const = 0;
+};
+
+// Rounds finite values to bf16, to nearest even, and those beyond its largest to that one.
+void round_to_finite_bf16(const float* x, std::size_t n, std::uint16_t* out);
+
+}  // namespace kvferry::codec
