@@ -50,37 +50,52 @@ double code_at(const std::byte* plane, std::size_t dim, std::uint32_t bits, std:
   return code;
 }
 
-void decode_codes(const std::byte* part, const SegmentHeader& header, std::size_t first,
-                  DecodedHead& out) {
-  const std::size_t dim = out.head_dim;
-  const std::byte* k_scale = part + 8 * dim * header.k_bits;
-  const std::byte* k_min = k_scale + 2 * dim;
-  const std::byte* v_codes = k_min + 2 * dim;
-  const std::byte* v_scale = v_codes + 8 * dim * header.v_bits;
-  const std::byte* v_min = v_scale + 2 * dim;
-  for (std::uint32_t t = 0; t < kGridTokens; ++t) {
-    for (std::uint32_t d = 0; d < dim; ++d) {
-      const std::size_t at = (first + t) * dim + d;
-      const std::size_t group = d / 64 * 64 + t;
-      out.k_code[at] = code_at(part, dim, header.k_bits, kGridTokens, d, t);
-      out.v_code[at] = code_at(v_codes, dim, header.v_bits, out.head_dim, t, d);
-      out.k_scale[at] = bf16_at(k_scale, d);
-      out.v_scale[at] = bf16_at(v_scale, group);
-      const double k_least = bf16_at(k_min, d);
-      const double v_least = bf16_at(v_min, group);
-      out.k[at] = out.k_scale[at] * out.k_code[at] + k_least;
-      out.v[at] = out.v_scale[at] * out.v_code[at] + v_least;
-      out.k_size[at] = out.k_scale[at] * out.k_code[at] + std::fabs(k_least);
-      out.v_size[at] = out.v_scale[at] * out.v_code[at] + std::fabs(v_least);
-    }
-  }
-}
-
 // The number behind `key` in a spec, or a default.
 std::uint32_t number_in(const std::string& spec, const std::string& key, std::uint32_t otherwise) {
   const std::size_t at = spec.find(key);
   if (at == std::string::npos) return otherwise;
   return static_cast<std::uint32_t>(std::strtoul(spec.c_str() + at + key.size(), nullptr, 10));
+}
+
+void decode_codes(const std::byte* part, const SegmentHeader& header, const std::string& spec,
+                  std::size_t first, DecodedHead& out) {
+  const std::uint32_t tokens = header.tokens, dim = header.head_dim;
+  const std::uint32_t group = number_in(spec, "group=", 64), v_group = std::min(group, dim);
+  const bool balanced = spec.find("balance=dual") != std::string::npos;
+  out.rounding.key_tokens = std::min(group, 64u);
+  out.rounding.value_channels = v_group;
+  const std::size_t values = std::size_t{tokens} * dim;
+  const std::byte* k_scale = part + values * header.k_bits / 8;
+  const std::byte* k_min = k_scale + 2 * values / group;
+  const std::byte* k_row = k_min + 2 * values / group;
+  const std::byte* v_codes = k_row + (balanced ? 2 * tokens : 0);
+  const std::byte* v_scale = v_codes + values * header.v_bits / 8;
+  const std::byte* v_min = v_scale + 2 * values / v_group;
+  const std::byte* v_column = v_min + 2 * values / v_group;
+  for (std::uint32_t t = 0; t < tokens; ++t) {
+    const std::uint32_t half = t / 64, in_half = t % 64;
+    for (std::uint32_t d = 0; d < dim; ++d) {
+      const std::size_t at = (first + t) * dim + d;
+      const std::size_t k_place = t / group * dim + d;
+      const std::size_t v_place = (half * (dim / v_group) + d / v_group) * 64 + in_half;
+      const double row = balanced ? bf16_at(k_row, t) : 1.0;
+      const double column = balanced ? bf16_at(v_column, d) : 1.0;
+      const double k_code =
+          code_at(part + half * 8 * dim * header.k_bits, dim, header.k_bits, 64, d, in_half);
+      const double v_code =
+          code_at(v_codes + half * 8 * dim * header.v_bits, dim, header.v_bits, dim, in_half, d);
+      out.k_scale[at] = bf16_at(k_scale, k_place);
+      out.v_scale[at] = bf16_at(v_scale, v_place);
+      const double k_least = bf16_at(k_min, k_place);
+      const double v_least = bf16_at(v_min, v_place);
+      out.k[at] = row * (out.k_scale[at] * k_code + k_least);
+      out.v[at] = column * (out.v_scale[at] * v_code + v_least);
+      out.k_code[at] = row * k_code;
+      out.v_code[at] = column * v_code;
+      out.k_size[at] = row * (out.k_scale[at] * k_code + std::fabs(k_least));
+      out.v_size[at] = column * (out.v_scale[at] * v_code + std::fabs(v_least));
+    }
+  }
 }
 
 // K's planes or V's of layout=paper, value by value: put(token, channel, scale * code, minimum).
@@ -112,7 +127,7 @@ void decode_paper(const std::byte* part, const SegmentHeader& header, const std:
   const std::uint32_t dim = header.head_dim;
   const std::uint32_t group = number_in(spec, "group=", 64);
   const bool sums = spec.find("se=off") == std::string::npos;
-  out.rounding = {true, group, group, kPaperSlop};
+  out.rounding = {true, group, group, 64, 64, kPaperSlop};
   part = decode_paper_planes(part, header.tokens, dim, header.k_bits, group, true, sums,
                              [&](std::size_t t, std::size_t d, double coded, double least) {
                                const std::size_t at = (first + t) * dim + d;
@@ -148,7 +163,7 @@ double bf16_of(double value) {
 
 // What is attended to densely as bf16: all tokens so far, whatever they were made of.
 void settle_as_bf16(DecodedHead& out) {
-  out.rounding = {false, 64, 64, kFloatSlop};
+  out.rounding = {false, 64, 64, 64, 64, kFloatSlop};
   for (std::size_t i = 0; i < out.k.size(); ++i) {
     out.k[i] = bf16_of(out.k[i]);
     out.v[i] = bf16_of(out.v[i]);
@@ -294,14 +309,15 @@ void add_draw(const Row& row, const std::vector<double>& scores, const double* o
               std::uint64_t seed, double* square) {
   std::uint64_t counter = 0;
   std::vector<double> moved_scores = scores;
-  for (std::size_t first = 0; first + kGridTokens <= row.tokens; first += kGridTokens) {
+  const std::size_t key_tokens = row.head.rounding.key_tokens;
+  for (std::size_t first = 0; first + key_tokens <= row.tokens; first += key_tokens) {
     // Asymmetric q is rounded alike for every tile.
     if (row.head.rounding.asymmetric) counter = 0;
     double step = 0.0;
     for (std::size_t d = 0; d < row.dim; ++d) {
       if (d % row.head.rounding.channels == 0) step = row.q_step(first, d);
       const double error = step * (uniform(seed, counter++) - 0.5);
-      for (std::size_t t = first; t < first + kGridTokens; ++t) {
+      for (std::size_t t = first; t < first + key_tokens; ++t) {
         moved_scores[t] += error * row.head.k_code[t * row.dim + d];
       }
     }
@@ -314,12 +330,13 @@ void add_draw(const Row& row, const std::vector<double>& scores, const double* o
     }
   }
   const std::size_t group_tokens = row.head.rounding.tokens;
+  const std::size_t value_channels = row.head.rounding.value_channels;
   for (std::size_t group = 0; group < row.tokens / group_tokens; ++group) {
-    for (std::size_t first = 0; first < row.dim; first += 64) {
+    for (std::size_t first = 0; first < row.dim; first += value_channels) {
       const double step = p_step(row, weights, group, first);
       for (std::size_t t = group * group_tokens; t < (group + 1) * group_tokens; ++t) {
         const double error = step * (uniform(seed, counter++) - 0.5);
-        for (std::size_t d = first; d < first + 64; ++d) {
+        for (std::size_t d = first; d < first + value_channels; ++d) {
           moved[d] += error * row.head.v_code[t * row.dim + d];
         }
       }
@@ -350,7 +367,7 @@ DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
     const std::byte* part = segment.data() + sizeof(header) + kv_head * part_bytes;
     const std::size_t first = std::size_t{tile} * kv.tile_tokens();
     if (header.kind == static_cast<std::uint8_t>(SegmentKind::kCodes)) {
-      decode_codes(part, header, first, out);
+      decode_codes(part, header, kv.codec->spec(), first, out);
     } else if (header.kind == static_cast<std::uint8_t>(SegmentKind::kPaperCodes)) {
       decode_paper(part, header, kv.codec->spec(), first, out);
     } else {

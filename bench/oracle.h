@@ -22,10 +22,12 @@ struct OracleAnswer {
 
 // How attention rounds q~ and p~ to 8 bits.
 struct OperandRounding {
-  bool asymmetric = false;      // from the least value of the group instead of from 0
-  std::uint32_t channels = 64;  // that share a step of q~
-  std::uint32_t tokens = 64;    // that share a step of p~, for 64 channels at least
-  double float_slop = 0.0;      // error of f32 sums, of the magnitudes summed
+  bool asymmetric = false;            // from the least value of the group instead of from 0
+  std::uint32_t channels = 64;        // that share a step of q~
+  std::uint32_t tokens = 64;          // that share a step of p~
+  std::uint32_t key_tokens = 64;      // for which q~ is rounded at once
+  std::uint32_t value_channels = 64;  // for which p~ is rounded at once
+  double float_slop = 0.0;            // error of f32 sums, of the magnitudes summed
 };
 
 // K and V of one head as the bytes mean them, and what they were made of; all [tokens][head_dim].
@@ -34,7 +36,8 @@ struct DecodedHead {
   OperandRounding rounding;
   std::vector<double> k, v;
   // What q and p are multiplied by before they are rounded, and what multiplies them then: scales
-  // and codes, or 1 and the values themselves. 0 for dense tokens.
+  // and codes (with the factors of rows and columns), or 1 and the values themselves. 0 for dense
+  // tokens.
   std::vector<double> k_scale, v_scale;
   std::vector<double> k_code, v_code;
   std::vector<double> k_size, v_size;  // magnitudes summed in f32: |scale code| + |minimum|

@@ -136,7 +136,8 @@ const std::vector<StageEntry>& list_stages() {
        "attention on bf16 values made of the codes, not on the codes", make_dequantize_stage},
       {"raw", StageKind::kStorage, "raw", "KV as bf16", make_raw_stage},
       {"hack", StageKind::kStorage,
-       "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,first_bits=8]) or "
+       "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,group=32|64|128][,balance=none|dual]"
+       "[,first_bits=8|16|none]) or "
        "hack(k=1..8,v=1..8,layout=paper[,group=32|64|128][,first_bits=none|8]"
        "[,rounding=nearest|stochastic][,seed=N][,se=on|off][,rqe=on|off])",
        "integer codes that attention works on as they are", make_hack_stage},

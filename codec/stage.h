@@ -126,7 +126,7 @@ std::string_view stage_kind_name(StageKind kind);  // "domain", ...
 struct StageEntry {
   std::string_view name;
   StageKind kind = StageKind::kStorage;
-  std::string_view usage;    // "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,first_bits=8])"
+  std::string_view usage;    // "hack(k=1..8,v=1..8[,range=minmax|search|lsq]...)"
   std::string_view summary;  // one line
   Result<Stage> (*make)(const SpecStage& spec) = nullptr;
   // Presets: the spec that this one stands for.

@@ -116,6 +116,22 @@ TEST_F(Oracle, EveryNumberOfBits) {
   }
 }
 
+TEST_F(Oracle, EveryGroupAndFactorAndFirstTile) {
+  for (const std::uint32_t head_dim : {64u, 128u, 256u}) {
+    for (const char* group : {"32", "64", "128"}) {
+      for (const char* rest :
+           {"", ",balance=dual", ",balance=dual,first_bits=none", ",first_bits=16"}) {
+        const std::string spec = std::string("hack(k=3,v=2,group=") + group + rest + ")";
+        run_case({spec, head_dim, 300, 2, Kind::kGaussian});
+      }
+    }
+  }
+  for (const Kind kind : kKinds) {
+    run_case({"hack(k=2,v=2,group=128,balance=dual,first_bits=none)", 128, 384, 4, kind});
+    run_case({"hack(k=4,v=2,group=32,balance=dual,first_bits=none)", 64, 200, 2, kind});
+  }
+}
+
 TEST_F(Oracle, EveryKindOfData) {
   for (const Kind kind : kKinds) {
     for (const std::string& spec : {hack(2, 2), hack(4, 2), hack(8, 8)}) {

@@ -35,9 +35,9 @@ struct Tile {
 };
 
 // Values made of integer steps alone, so that golden bytes do not rest on a libm.
-Tile make_tile(std::uint64_t seed) {
+Tile make_tile(std::uint64_t seed, std::uint32_t tokens = kGridTokens) {
   Tile tile;
-  const std::size_t n = std::size_t{kGeometry.kv_heads} * kGridTokens * kGeometry.head_dim;
+  const std::size_t n = std::size_t{kGeometry.kv_heads} * tokens * kGeometry.head_dim;
   for (auto* values : {&tile.k, &tile.v}) {
     for (std::size_t i = 0; i < n; ++i) {
       const auto bits = static_cast<std::uint32_t>(counter_random(seed, i) >> 44);
@@ -83,9 +83,17 @@ TEST(Segment, GoldenBytesOnEveryInstructionSet) {
       {"hack(k=4,v=4,range=search)", 7, 64, 0x7bf5f16be7257b21, "8804035c65e23889e325d4b4e4456614"},
       {"hack(k=2,v=2,range=minmax)", 7, 64, 0x92ef4a635ea267ec, "e691b116954c66aabd856d495d6535b1"},
       {"hack(k=2,v=2,range=lsq)", 7, 64, 0x7deeeb8c2437ba63, "e6d1f017954c62eabc812d495d6535b1"},
-      {"hack(k=3,v=1)", 7, 64, 0xfa7e4083af4818a3, "80b2b12a3e9dd48129464a46eada7f72"},
+      {"hack(k=3,v=1)", 7, 64, 0xf6aa4d9750950919, "80b2b12a3e9dd48129464a46eada7f72"},
       {"hack(k=7,v=5,range=lsq)", 7, 64, 0x1dbe35fbc2f8f91d, "f84129a85e606310fb6d17d4f54a2263"},
-      {"hack(k=1,v=6)", 7, 64, 0xa9ac6e5a147ea7c2, "1df8acb120e2950f7ec8a6422234d45c"},
+      {"hack(k=1,v=6)", 7, 64, 0x4135746914c27e82, "1ff8acb128e2950f7ec8a6422234d44c"},
+      {"hack(k=2,v=2,group=32)", 7, 64, 0xf39bc3ea4d52cc29, "e691f017554c62eabc812d495d6535b1"},
+      {"hack(k=4,v=2,group=128,balance=dual)", 7, 128, 0x1c13769e7ccddeaa,
+       "8914135c66d23879d435d5a4d5456614"},
+      {"hack(k=2,v=2,balance=dual)", 7, 64, 0x7e3b76075c714c5e, "ea91b017954c62eabd812d094d6535b1"},
+      {"hack(k=2,v=2,group=32,balance=dual,first_bits=none)", 0, 64, 0x932f9e95296c1df2,
+       "e691f017554c62e6bc812d494d6535f1"},
+      {"hack(k=2,v=2,group=128,first_bits=16)", 0, 128, 0x2cb45472a867903b,
+       "903e6fbf9cbfa53f83bdebbff4bf25bf"},
       {"hack(k=2,v=2)", 0, 64, 0xe50a30a350c092f4, "904232d05d2186a037594f484b556346"},
       {"hack(k=2,v=3,layout=paper,group=32)", 3, 64, 0x83c677e8aa3feb2,
        "e691b117954c66aabd812d495d6535b1"},
@@ -98,8 +106,9 @@ TEST(Segment, GoldenBytesOnEveryInstructionSet) {
     for (const Golden& golden : cases) {
       SCOPED_TRACE(std::string(golden.spec) + " tile " + std::to_string(golden.tile) + " on " +
                    std::string(kernels::isa_name(isa)));
-      Tile tile = make_tile(11);
-      const auto bytes = encode(**make_codec(golden.spec), tile, golden.tile, golden.tokens);
+      const auto codec = *make_codec(golden.spec);
+      Tile tile = make_tile(11, codec->tile_tokens());
+      const auto bytes = encode(*codec, tile, golden.tile, golden.tokens);
       EXPECT_EQ(hash64(bytes), golden.hash);
       EXPECT_EQ(hex(std::span(bytes).subspan(kSegmentHeaderBytes, 16)), golden.body);
     }
@@ -146,7 +155,7 @@ class Validate : public ::testing::TestWithParam<std::pair<const char*, std::uin
 TEST_P(Validate, EveryTruncation) {
   const auto [spec, tokens] = GetParam();
   const auto codec = *make_codec(spec);
-  Tile tile = make_tile(5);
+  Tile tile = make_tile(5, codec->tile_tokens());
   const auto segment = encode(*codec, tile, 3, tokens);
   ASSERT_TRUE(codec->validate(kGeometry, kLayer, 3, tokens, segment).ok());
   for (std::size_t length = 0; length < segment.size(); ++length) {
@@ -164,7 +173,7 @@ TEST_P(Validate, EveryTruncation) {
 TEST_P(Validate, EveryBitOfTheHeader) {
   const auto [spec, tokens] = GetParam();
   const auto codec = *make_codec(spec);
-  Tile tile = make_tile(5);
+  Tile tile = make_tile(5, codec->tile_tokens());
   auto segment = encode(*codec, tile, 3, tokens);
   for (std::size_t bit = 0; bit < 8 * kSegmentHeaderBytes; ++bit) {
     segment[bit / 8] ^= std::byte{1} << (bit % 8);
@@ -177,7 +186,7 @@ TEST_P(Validate, EveryBitOfTheHeader) {
 TEST_P(Validate, AnotherPlaceOrCodec) {
   const auto [spec, tokens] = GetParam();
   const auto codec = *make_codec(spec);
-  Tile tile = make_tile(5);
+  Tile tile = make_tile(5, codec->tile_tokens());
   const auto segment = encode(*codec, tile, 3, tokens);
   EXPECT_FALSE(codec->validate(kGeometry, kLayer - 1, 3, tokens, segment).ok());
   EXPECT_FALSE(codec->validate(kGeometry, kLayer, 4, tokens, segment).ok());
@@ -194,6 +203,8 @@ INSTANTIATE_TEST_SUITE_P(All, Validate,
                          ::testing::Values(std::pair{"raw", 64u}, std::pair{"raw", 7u},
                                            std::pair{"hack(k=2,v=2)", 64u},
                                            std::pair{"hack(k=4,v=2)", 63u},
+                                           std::pair{"hack(k=3,v=2,group=32,balance=dual)", 64u},
+                                           std::pair{"hack(k=2,v=2,group=128)", 128u},
                                            std::pair{"hack(k=2,v=3,layout=paper)", 64u}));
 
 // Each scale and minimum of each plane and head.
@@ -227,6 +238,33 @@ TEST(Segment, ScalesAndMinimaAreChecked) {
       }
     }
   }
+}
+
+// Rows of K and columns of V, and the dense values of a first tile of 16 bits.
+TEST(Segment, FactorsAreChecked) {
+  const auto codec = *make_codec("hack(k=4,v=2,balance=dual,first_bits=16)");
+  Tile tile = make_tile(5);
+  auto segment = encode(*codec, tile, 3, 64);
+  const std::size_t dim = kGeometry.head_dim;
+  const std::size_t k_row = kSegmentHeaderBytes + 8 * dim * 4 + 4 * dim;
+  const std::size_t v_column = k_row + 2 * 64 + 8 * dim * 2 + 4 * dim;
+  ASSERT_EQ(segment.size(),
+            kSegmentHeaderBytes + kGeometry.kv_heads * (v_column + 2 * dim - kSegmentHeaderBytes));
+  for (const std::size_t plane : {k_row, v_column}) {
+    for (std::size_t i = 0; i < 64; ++i) {
+      for (const int bad : {0x7f80, 0x7fc0, 0x0000, 0x007f, 0xbf80}) {
+        auto changed = segment;
+        std::memcpy(changed.data() + plane + 2 * i, &bad, 2);
+        const Status status = codec->validate(kGeometry, kLayer, 3, 64, changed);
+        ASSERT_THAT(status.message(), HasSubstr("factor " + std::to_string(i))) << bad;
+      }
+    }
+  }
+  segment = encode(*codec, tile, 0, 64);
+  ASSERT_TRUE(codec->validate(kGeometry, kLayer, 0, 64, segment).ok());
+  const std::uint16_t infinity = 0x7f80;
+  std::memcpy(segment.data() + segment.size() - 2, &infinity, 2);
+  EXPECT_FALSE(codec->validate(kGeometry, kLayer, 0, 64, segment).ok());
 }
 
 TEST(Segment, DenseValuesAreChecked) {

@@ -33,6 +33,9 @@ TEST(Spec, EqualMeaningHasEqualText) {
   EXPECT_EQ(spec_of("hack(k=8,v=4,range=search)"), "hack(k=8,v=4,range=search)");
   EXPECT_EQ(spec_of("hack(k=4,v=2,range=search)"), "hack(k=4,v=2,range=search)");
   EXPECT_EQ(spec_of("hack(k=4,v=2,range=minmax)"), "hack(k=4,v=2,range=minmax)");
+  EXPECT_EQ(spec_of("hack(first_bits=none,balance=dual,group=128,range=lsq,v=1,k=3)"),
+            "hack(k=3,v=1,range=lsq,group=128,balance=dual,first_bits=none)");
+  EXPECT_EQ(spec_of("hack(k=2,v=2,balance=none,group=64,first_bits=8)"), "hack(k=2,v=2)");
   EXPECT_EQ(spec_of("raw"), "raw");
   EXPECT_EQ(spec_of("hadamard|dequantize()|hack(k=2)"), "hadamard | dequantize | hack(k=2,v=2)");
   EXPECT_EQ(spec_of("hadamard|raw"), "hadamard | raw");
@@ -85,11 +88,11 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"hack(k=2x)", 8, "7 or 8"},
       {"hack(k=99999999999999999999)", 8, "7 or 8"},
       {"hack(k=2,v=16)", 12, "7 or 8 for \"v\""},
-      {"hack(first_bits=4)", 17, "8 for \"first_bits\""},
+      {"hack(first_bits=4)", 17, "8, 16 or none for \"first_bits\""},
       {"hack(range=mse)", 12, "minmax, search or lsq"},
       {"hack(k=2,k=2)", 10, "\"k\" only once"},
-      {"hack(bits=2)", 6, "k, v, layout, range or first_bits"},
-      {"hack(2)", 6, "k, v, layout, range or first_bits"},
+      {"hack(bits=2)", 6, "k, v, layout, range, group, balance or first_bits"},
+      {"hack(2)", 6, "k, v, layout, range, group, balance or first_bits"},
       {"hack(k=)", 8, "a value for \"k\""},
       {"hack(k=2", 9, "\",\" or \")\""},
       {"hack(k=2 v=2)", 10, "\",\" or \")\""},
