@@ -127,8 +127,9 @@ void decode_paper(const std::byte* part, const SegmentHeader& header, const std:
   const std::uint32_t dim = header.head_dim;
   const std::uint32_t group = number_in(spec, "group=", 64);
   const bool sums = spec.find("se=off") == std::string::npos;
-  out.rounding = {true, group, group, 64, 64, kPaperSlop};
-  part = decode_paper_planes(part, header.tokens, dim, header.k_bits, group, true, sums,
+  const std::uint32_t k_group = std::min(group, dim);
+  out.rounding = {true, k_group, group, 64, 64, kPaperSlop};
+  part = decode_paper_planes(part, header.tokens, dim, header.k_bits, k_group, true, sums,
                              [&](std::size_t t, std::size_t d, double coded, double least) {
                                const std::size_t at = (first + t) * dim + d;
                                out.k[at] = out.k_code[at] = coded + least;

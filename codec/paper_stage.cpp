@@ -1,7 +1,8 @@
 // hack(layout=paper): the published algorithm (arXiv 2502.03589) as it is written, to be compared
 // with. docs/codecs.md has the formulas.
 //
-// Part of one KV head of a closed tile of T = max(64, group) tokens, D = head_dim, n = T D / group:
+// Part of one KV head of a closed tile of T = max(64, group) tokens, D = head_dim, in partitions of
+// P values, group tokens of V and group channels of K, but at most D; n = T D / P:
 // K codes (T D k / 8 bytes), K scales (2 n), K minima (2 n), K sums (n or 2 n, none with se=off),
 // then the same of V; planes as in kernels/paper_kernels.h.
 #include <algorithm>
@@ -29,7 +30,7 @@ using kernels::PaperRandom;
 constexpr std::uint32_t kFirstBits = 8;
 constexpr std::uint64_t kMaxSeed = 0xffffffff;
 constexpr std::size_t kMaxHeadDim = 256;
-// Of a head's part: 128 tokens of 8 bits, or 64 with scales for every 32 values.
+// More than a head's part takes: 128 tokens of 8 bits, with scales for every 32 values.
 constexpr std::size_t kMaxPartBytes = 2 * kMaxTileTokens * (kMaxHeadDim + 6 * kMaxHeadDim / 32);
 
 struct PaperOptions {
@@ -128,7 +129,7 @@ class PaperStage final : public StorageStage {
   }
   std::size_t head_bytes(const KvGeometry& geometry, TileId id) const override {
     const Bits b = bits(id);
-    return planes_of(geometry, b.k).total() + planes_of(geometry, b.v).total();
+    return planes_of(geometry, true, b.k).total() + planes_of(geometry, false, b.v).total();
   }
   std::vector<Plane> planes(const KvGeometry& geometry, TileId id) const override;
   void encode_head(const KvGeometry& geometry, TileId id, std::uint32_t kv_head, const std::byte* k,
@@ -148,17 +149,21 @@ class PaperStage final : public StorageStage {
                         kernels::AttentionStates states) const override;
 
  private:
-  // A scale, minimum or sum stands for `group` values.
-  std::size_t scale_count(const KvGeometry& geometry) const {
-    return std::size_t{options_.tile_tokens()} * geometry.head_dim / options_.group;
+  // The values that share a scale, a minimum and a sum.
+  std::uint32_t partition(const KvGeometry& geometry, bool of_k) const {
+    return of_k ? std::min(options_.group, geometry.head_dim) : options_.group;
   }
-  Planes planes_of(const KvGeometry& geometry, std::uint32_t bits) const {
-    const std::size_t n = scale_count(geometry);
+  std::size_t scale_count(const KvGeometry& geometry, bool of_k) const {
+    return std::size_t{options_.tile_tokens()} * geometry.head_dim / partition(geometry, of_k);
+  }
+  Planes planes_of(const KvGeometry& geometry, bool of_k, std::uint32_t bits) const {
+    const std::size_t n = scale_count(geometry, of_k);
+    const std::size_t sum = kernels::paper_sum_bytes(partition(geometry, of_k), bits);
     return {std::size_t{options_.tile_tokens()} * geometry.head_dim * bits / 8, 2 * n, 2 * n,
-            options_.stored_sums ? n * kernels::paper_sum_bytes(options_.group, bits) : 0};
+            options_.stored_sums ? n * sum : 0};
   }
   PaperPlanes kernel_planes(const KvGeometry& geometry, Bits bits, const std::byte* part) const;
-  Target target(const KvGeometry& geometry, std::uint32_t bits, std::byte* at) const;
+  Target target(const KvGeometry& geometry, bool of_k, std::uint32_t bits, std::byte* at) const;
   void encode_k(std::size_t dim, const std::uint16_t* k, const PaperRandom* random,
                 const Target& out) const;
   void encode_v(std::size_t dim, const std::uint16_t* v, std::uint32_t tokens,
@@ -174,36 +179,32 @@ Status PaperStage::supports(const KvGeometry& geometry) const {
   if (dim != 64 && dim != 128 && dim != 256) {
     return unsupported("hack: head_dim " + std::to_string(dim) + " is not 64, 128 or 256; use raw");
   }
-  if (dim < options_.group) {
-    return unsupported("hack: group " + std::to_string(options_.group) + " is more than head_dim " +
-                       std::to_string(dim) + "; use group=" + std::to_string(dim));
-  }
   return ok_status();
 }
 
 std::vector<Plane> PaperStage::planes(const KvGeometry& geometry, TileId id) const {
   std::vector<Plane> all;
-  const Bits b = bits(id);
-  for (const std::uint32_t width : {std::uint32_t{b.k}, std::uint32_t{b.v}}) {
-    const Planes p = planes_of(geometry, width);
+  for (const bool of_k : {true, false}) {
+    const std::uint32_t width = of_k ? bits(id).k : bits(id).v;
+    const Planes p = planes_of(geometry, of_k, width);
     all.push_back({PlaneKind::kCodes, width, p.codes});
     all.push_back({PlaneKind::kScales, 16, p.scales});
     all.push_back({PlaneKind::kMinima, 16, p.minima});
     if (p.sums == 0) continue;
-    all.push_back({PlaneKind::kSums,
-                   static_cast<std::uint32_t>(8 * kernels::paper_sum_bytes(options_.group, width)),
-                   p.sums});
+    const std::size_t sum = kernels::paper_sum_bytes(partition(geometry, of_k), width);
+    all.push_back({PlaneKind::kSums, static_cast<std::uint32_t>(8 * sum), p.sums});
   }
   return all;
 }
 
 PaperPlanes PaperStage::kernel_planes(const KvGeometry& geometry, Bits bits,
                                       const std::byte* part) const {
-  const Planes k = planes_of(geometry, bits.k);
-  const Planes v = planes_of(geometry, bits.v);
+  const Planes k = planes_of(geometry, true, bits.k);
+  const Planes v = planes_of(geometry, false, bits.v);
   PaperPlanes p;
   p.head_dim = geometry.head_dim;
-  p.partition = options_.group;
+  p.k_partition = partition(geometry, true);
+  p.v_partition = partition(geometry, false);
   p.tokens = options_.tile_tokens();
   p.k_bits = bits.k;
   p.v_bits = bits.v;
@@ -220,8 +221,9 @@ PaperPlanes PaperStage::kernel_planes(const KvGeometry& geometry, Bits bits,
   return p;
 }
 
-Target PaperStage::target(const KvGeometry& geometry, std::uint32_t bits, std::byte* at) const {
-  const Planes p = planes_of(geometry, bits);
+Target PaperStage::target(const KvGeometry& geometry, bool of_k, std::uint32_t bits,
+                          std::byte* at) const {
+  const Planes p = planes_of(geometry, of_k, bits);
   std::byte* scales = at + p.codes;
   std::byte* minima = scales + p.scales;
   return {at, scales, minima, options_.stored_sums ? minima + p.minima : nullptr, bits};
@@ -232,19 +234,20 @@ void PaperStage::encode_k(std::size_t dim, const std::uint16_t* k, const PaperRa
                           const Target& out) const {
   const std::uint32_t tile = options_.tile_tokens();
   const std::size_t plane = 8 * dim;
+  const auto group = static_cast<std::uint32_t>(std::min<std::size_t>(options_.group, dim));
   alignas(64) std::uint8_t codes[kHackMaxRows * kHackBlock];
   for (std::uint32_t t = 0; t < tile; t += kHackBlock) {
-    for (std::uint32_t d = 0; d < dim; d += options_.group) {
+    for (std::uint32_t d = 0; d < dim; d += group) {
       PaperRandom bits;
       if (random != nullptr) {
         bits = {random->key, random->first + std::uint64_t{t} * 256 + d, 1, 256};
       }
-      encode_partition({{k + t * dim + d, dim, options_.group, true},
-                        options_.group,
-                        std::size_t{d} / options_.group * tile + t,
+      encode_partition({{k + t * dim + d, dim, group, true},
+                        group,
+                        std::size_t{d} / group * tile + t,
                         random == nullptr ? nullptr : &bits},
                        out, codes);
-      pack(codes, options_.group, out.bits, plane, kHackBlock, d, 0,
+      pack(codes, group, out.bits, plane, kHackBlock, d, 0,
            out.codes + t / kHackBlock * plane * out.bits);
     }
   }
@@ -284,10 +287,10 @@ void PaperStage::encode_head(const KvGeometry& geometry, TileId id, std::uint32_
   const PaperRandom v_random{counter_random(layer_key, 2 * std::uint64_t{kv_head} + 1), first, 0,
                              0};
   encode_k(geometry.head_dim, reinterpret_cast<const std::uint16_t*>(k),
-           options_.stochastic ? &k_random : nullptr, target(geometry, b.k, out));
+           options_.stochastic ? &k_random : nullptr, target(geometry, true, b.k, out));
   encode_v(geometry.head_dim, reinterpret_cast<const std::uint16_t*>(v), options_.tile_tokens(),
            options_.stochastic ? &v_random : nullptr,
-           target(geometry, b.v, out + planes_of(geometry, b.k).total()));
+           target(geometry, false, b.v, out + planes_of(geometry, true, b.k).total()));
 }
 
 Status PaperStage::validate_head(const KvGeometry& geometry, TileId id,
@@ -295,7 +298,7 @@ Status PaperStage::validate_head(const KvGeometry& geometry, TileId id,
   const PaperPlanes p = kernel_planes(geometry, bits(id), part);
   for (const bool of_k : {true, false}) {
     const std::string whose = of_k ? " of K" : " of V";
-    for (std::size_t i = 0; i < scale_count(geometry); ++i) {
+    for (std::size_t i = 0; i < scale_count(geometry, of_k); ++i) {
       const auto bf16_at = [i](const std::byte* plane) {
         std::uint16_t value;
         std::memcpy(&value, plane + 2 * i, sizeof(value));
@@ -333,7 +336,7 @@ void PaperStage::attend_open_head(const std::byte* k, const std::byte* v, const 
   alignas(64) std::array<std::byte, kMaxPartBytes> part;
   const Bits b = bits({0, 1});
   encode_k(dim, reinterpret_cast<const std::uint16_t*>(k), nullptr,
-           target(geometry, b.k, part.data()));
+           target(geometry, true, b.k, part.data()));
   PaperPlanes planes = kernel_planes(geometry, b, part.data());
   planes.tokens = 0;
   for (std::uint32_t r = 0; r < queries.rows; ++r) {
@@ -341,8 +344,9 @@ void PaperStage::attend_open_head(const std::byte* k, const std::byte* v, const 
     if (tokens == 0) continue;
     if (tokens != planes.tokens) {
       planes.tokens = tokens;
-      encode_visible(dim, reinterpret_cast<const std::uint16_t*>(v), tokens,
-                     target(geometry, b.v, part.data() + planes_of(geometry, b.k).total()));
+      encode_visible(
+          dim, reinterpret_cast<const std::uint16_t*>(v), tokens,
+          target(geometry, false, b.v, part.data() + planes_of(geometry, true, b.k).total()));
     }
     float score_add[kMaxTileTokens];
     for (std::uint32_t block = 0; queries.score_add != nullptr && block < tile / kGridTokens;

@@ -20,21 +20,22 @@
 
 namespace kvferry::kernels {
 
-// One KV head of a tile of T = max(64, partition) tokens; head_dim D, partition P, C = D / P
-// partitions of channels, S = T / P partitions of tokens.
+// One KV head of a tile of T = max(64, v_partition) tokens; head_dim D, C = D / k_partition
+// partitions of channels, S = T / v_partition partitions of tokens.
 //  k_codes, v_codes: for each 64 tokens, K [D][64 tokens] and V [64 tokens][D] packed along their
 //    first axis as kernels/hack_kernels.h says: 8 D bits bytes.
 //  k_scale, k_min: bf16 [C][T].  v_scale, v_min: bf16 [S][D].
-//  k_sums [C][T], v_sums [S][D]: the sums of a partition's codes, u8 where P (2^bits - 1) <= 255,
-//    else u16 (paper_sum_bytes). Null: attention counts them itself (summation elimination off).
-// Codes may be unaligned. Scales are finite and positive, minima finite, sums right: at most what P
-// codes give. Tokens from `tokens` on are not attended to; their codes of V are 0 and not in
-// v_sums.
+//  k_sums [C][T], v_sums [S][D]: the sums of a partition's codes, u8 where all codes of P values
+//    sum to at most 255, else u16 (paper_sum_bytes). Null: attention counts them itself (summation
+//    elimination off).
+// Codes may be unaligned. Scales are finite and positive, minima finite, sums right. Tokens from
+// `tokens` on are not attended to; their codes of V are 0.
 struct PaperPlanes {
-  std::uint32_t head_dim = 0;   // 64, 128 or 256
-  std::uint32_t partition = 0;  // 32, 64 or 128, at most head_dim
-  std::uint32_t tokens = 0;     // 1..T
-  std::uint32_t k_bits = 0;     // 1 to 8
+  std::uint32_t head_dim = 0;     // 64, 128 or 256
+  std::uint32_t k_partition = 0;  // channels: 32, 64 or 128, at most head_dim
+  std::uint32_t v_partition = 0;  // tokens: 32, 64 or 128
+  std::uint32_t tokens = 0;       // 1..T
+  std::uint32_t k_bits = 0;       // 1 to 8
   std::uint32_t v_bits = 0;
   const std::byte* k_codes = nullptr;
   const std::byte* k_scale = nullptr;
@@ -45,7 +46,7 @@ struct PaperPlanes {
   const std::byte* v_min = nullptr;
   const std::byte* v_sums = nullptr;
 
-  std::uint32_t tile_tokens() const { return partition > 64 ? partition : 64; }
+  std::uint32_t tile_tokens() const { return v_partition > 64 ? v_partition : 64; }
 };
 
 // Bytes of one stored sum.
@@ -95,9 +96,6 @@ struct PaperKernels {
 
 const PaperKernels& paper_kernels(Isa isa);
 const PaperKernels& paper_kernels();
-
-// The instruction set whose functions paper_kernels(isa) really holds. For reports of what ran.
-Isa paper_kernels_isa(Isa isa);
 
 // What the codes mean: k, v [tokens][head_dim] f32, each one rounding of scale * code + minimum,
 // saturated to the largest finite f32. Not fast: for tests and for peers that ask.

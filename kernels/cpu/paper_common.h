@@ -23,7 +23,13 @@ inline constexpr std::uint32_t kPaperMaxSpans = 2;     // of tokens: 64 / 32
 void paper_attend_row_exact(const PaperPlanes& planes, const Queries& queries,
                             AttentionStates states, std::uint32_t row);
 
+// PaperKernels::round_stochastic for any instruction set.
+void paper_round_stochastic(const HackBlock& block, std::uint32_t bits, const std::uint16_t* scale,
+                            const std::uint16_t* min, const PaperRandom& random,
+                            std::uint8_t* codes);
+
 extern const PaperKernels kPaperScalar;
+extern const PaperKernels kPaperAvx2;
 extern const PaperKernels kPaperAvx512;
 
 }  // namespace kvferry::kernels

@@ -24,28 +24,6 @@ std::uint64_t finalise(std::uint64_t z) {
   return z ^ z >> 31;
 }
 
-void round_stochastic(const HackBlock& block, std::uint32_t bits, const std::uint16_t* scale,
-                      const std::uint16_t* min, const PaperRandom& random, std::uint8_t* codes) {
-  constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15;
-  const std::uint64_t stream = finalise(random.key + kGolden);
-  const float levels = static_cast<float>((1u << bits) - 1u);
-  for (std::uint32_t c = 0; c < kBlock; ++c) {
-    const float inv = 2.0f / widen(scale[c]);
-    const float mh = widen(min[c]) * 0.5f;
-    for (std::uint32_t r = 0; r < block.rows; ++r) {
-      const std::uint64_t counter = random.first + r * random.row_step + c * random.column_step;
-      const std::uint64_t bits64 = finalise(stream + (counter + 1) * kGolden);
-      const float uniform = static_cast<float>(bits64 >> 40) * 0x1p-24f;
-      const float x =
-          widen(block.transposed ? block.x[c * block.stride + r] : block.x[r * block.stride + c]);
-      const float place = std::clamp((x * 0.5f - mh) * inv, 0.0f, levels);
-      const float lower = std::floor(place);
-      codes[r * kBlock + c] =
-          static_cast<std::uint8_t>(uniform < place - lower ? lower + 1.0f : lower);
-    }
-  }
-}
-
 void sum_codes(const std::uint8_t* codes, std::uint32_t rows, std::uint16_t* sums) {
   for (std::uint32_t c = 0; c < kBlock; ++c) {
     std::uint32_t sum = 0;
@@ -100,10 +78,10 @@ void unpack_tile(const PaperPlanes& p, Unpacked& out) {
   }
   for (std::uint32_t d = 0; d < p.head_dim; ++d) {
     for (std::uint32_t t = 0; t < tile; ++t) {
-      std::uint32_t& k_sum = out.k_sums[d / p.partition * tile + t];
-      std::uint32_t& v_sum = out.v_sums[t / p.partition * p.head_dim + d];
-      k_sum = (d % p.partition == 0 ? 0 : k_sum) + out.k(t, d);
-      v_sum = (t % p.partition == 0 ? 0 : v_sum) + out.v(t, d, p.head_dim);
+      std::uint32_t& k_sum = out.k_sums[d / p.k_partition * tile + t];
+      std::uint32_t& v_sum = out.v_sums[t / p.v_partition * p.head_dim + d];
+      k_sum = (d % p.k_partition == 0 ? 0 : k_sum) + out.k(t, d);
+      v_sum = (t % p.v_partition == 0 ? 0 : v_sum) + out.v(t, d, p.head_dim);
     }
   }
 }
@@ -148,17 +126,17 @@ bool round_values(const float* x, std::uint32_t n, Rounded& out) {
 // Scores of the tokens attended to. False when f32 might not hold them.
 bool score_row(const PaperPlanes& p, const Unpacked& codes, const float* q, float* scores) {
   const std::uint32_t tile = p.tile_tokens();
-  const std::size_t sum_bytes = paper_sum_bytes(p.partition, p.k_bits);
+  const std::size_t sum_bytes = paper_sum_bytes(p.k_partition, p.k_bits);
   std::fill(scores, scores + tile, 0.0f);
-  for (std::uint32_t part = 0; part < p.head_dim / p.partition; ++part) {
-    const std::uint32_t first = part * p.partition;
+  for (std::uint32_t part = 0; part < p.head_dim / p.k_partition; ++part) {
+    const std::uint32_t first = part * p.k_partition;
     Rounded rounded;
-    if (!round_values(q + first, p.partition, rounded)) return false;
+    if (!round_values(q + first, p.k_partition, rounded)) return false;
     const float whole = rounded.step * static_cast<float>(rounded.sum) +
-                        static_cast<float>(p.partition) * rounded.min;
+                        static_cast<float>(p.k_partition) * rounded.min;
     for (std::uint32_t t = 0; t < p.tokens; ++t) {
       std::int32_t dot = 0;
-      for (std::uint32_t i = 0; i < p.partition; ++i) {
+      for (std::uint32_t i = 0; i < p.k_partition; ++i) {
         dot += rounded.codes[i] * static_cast<std::int32_t>(codes.k(t, first + i));
       }
       const std::size_t at = part * tile + t;
@@ -174,10 +152,10 @@ bool score_row(const PaperPlanes& p, const Unpacked& codes, const float* q, floa
 // o += the span's values by their weights.
 void add_span(const PaperPlanes& p, const Unpacked& codes, std::uint32_t span, const float* probs,
               float* o) {
-  const std::uint32_t first = span * p.partition;
+  const std::uint32_t first = span * p.v_partition;
   if (first >= p.tokens) return;
-  const std::uint32_t n = std::min(p.partition, p.tokens - first);
-  const std::size_t sum_bytes = paper_sum_bytes(p.partition, p.v_bits);
+  const std::uint32_t n = std::min(p.v_partition, p.tokens - first);
+  const std::size_t sum_bytes = paper_sum_bytes(p.v_partition, p.v_bits);
   Rounded rounded;
   static_cast<void>(round_values(probs + first, n, rounded));  // weights lie in 0..1
   const float whole =
@@ -199,7 +177,7 @@ void add_span(const PaperPlanes& p, const Unpacked& codes, std::uint32_t span, c
 bool values_fit(const PaperPlanes& p) {
   float scale = 0.0f;
   float min = 0.0f;
-  for (std::size_t i = 0; i < p.tile_tokens() / p.partition * p.head_dim; ++i) {
+  for (std::size_t i = 0; i < p.tile_tokens() / p.v_partition * p.head_dim; ++i) {
     scale = std::max(scale, hack_load_bf16(p.v_scale, i));
     min = std::max(min, std::fabs(hack_load_bf16(p.v_min, i)));
   }
@@ -231,7 +209,7 @@ bool attend_row(const PaperPlanes& p, const Unpacked& codes, const Queries& quer
     state.l = state.l + probs[t];
   }
   std::fill(state.o, state.o + p.head_dim, 0.0f);
-  for (std::uint32_t span = 0; span < p.tile_tokens() / p.partition; ++span) {
+  for (std::uint32_t span = 0; span < p.tile_tokens() / p.v_partition; ++span) {
     add_span(p, codes, span, probs, state.o);
   }
   return true;
@@ -244,16 +222,17 @@ float saturated(double v) {
 bool sums_match(const PaperPlanes& planes) {
   Unpacked codes;
   unpack_tile(planes, codes);
-  const std::size_t k_bytes = paper_sum_bytes(planes.partition, planes.k_bits);
-  const std::size_t v_bytes = paper_sum_bytes(planes.partition, planes.v_bits);
-  const std::size_t n = std::size_t{planes.tile_tokens()} * planes.head_dim / planes.partition;
-  for (std::size_t i = 0; i < n; ++i) {
-    if (sum_at(planes.k_sums, k_bytes, i, codes.k_sums) != static_cast<float>(codes.k_sums[i]) ||
-        sum_at(planes.v_sums, v_bytes, i, codes.v_sums) != static_cast<float>(codes.v_sums[i])) {
-      return false;
+  const std::size_t values = std::size_t{planes.tile_tokens()} * planes.head_dim;
+  const auto match = [values](const std::byte* stored, std::uint32_t partition, std::uint32_t bits,
+                              const std::uint32_t* counted) {
+    const std::size_t bytes = paper_sum_bytes(partition, bits);
+    for (std::size_t i = 0; i < values / partition; ++i) {
+      if (sum_at(stored, bytes, i, counted) != static_cast<float>(counted[i])) return false;
     }
-  }
-  return true;
+    return true;
+  };
+  return match(planes.k_sums, planes.k_partition, planes.k_bits, codes.k_sums) &&
+         match(planes.v_sums, planes.v_partition, planes.v_bits, codes.v_sums);
 }
 
 void scores(const PaperPlanes& planes, const float* q, std::uint32_t rows, float* out) {
@@ -285,20 +264,43 @@ struct Meaning {
   double scale, code, min;
 };
 Meaning k_meaning(const PaperPlanes& p, const Unpacked& codes, std::uint32_t t, std::uint32_t d) {
-  const std::size_t at = std::size_t{d / p.partition} * p.tile_tokens() + t;
+  const std::size_t at = std::size_t{d / p.k_partition} * p.tile_tokens() + t;
   return {hack_load_bf16(p.k_scale, at), static_cast<double>(codes.k(t, d)),
           hack_load_bf16(p.k_min, at)};
 }
 Meaning v_meaning(const PaperPlanes& p, const Unpacked& codes, std::uint32_t t, std::uint32_t d) {
-  const std::size_t at = std::size_t{t / p.partition} * p.head_dim + d;
+  const std::size_t at = std::size_t{t / p.v_partition} * p.head_dim + d;
   return {hack_load_bf16(p.v_scale, at), static_cast<double>(codes.v(t, d, p.head_dim)),
           hack_load_bf16(p.v_min, at)};
 }
 
 }  // namespace
 
-const PaperKernels kPaperScalar = {round_stochastic, sum_codes, pack_rows,
-                                   sums_match,       scores,    attend};
+const PaperKernels kPaperScalar = {
+    paper_round_stochastic, sum_codes, pack_rows, sums_match, scores, attend};
+
+void paper_round_stochastic(const HackBlock& block, std::uint32_t bits, const std::uint16_t* scale,
+                            const std::uint16_t* min, const PaperRandom& random,
+                            std::uint8_t* codes) {
+  constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15;
+  const std::uint64_t stream = finalise(random.key + kGolden);
+  const float levels = static_cast<float>((1u << bits) - 1u);
+  for (std::uint32_t c = 0; c < kBlock; ++c) {
+    const float inv = 2.0f / widen(scale[c]);
+    const float mh = widen(min[c]) * 0.5f;
+    for (std::uint32_t r = 0; r < block.rows; ++r) {
+      const std::uint64_t counter = random.first + r * random.row_step + c * random.column_step;
+      const std::uint64_t bits64 = finalise(stream + (counter + 1) * kGolden);
+      const float uniform = static_cast<float>(bits64 >> 40) * 0x1p-24f;
+      const float x =
+          widen(block.transposed ? block.x[c * block.stride + r] : block.x[r * block.stride + c]);
+      const float place = std::clamp((x * 0.5f - mh) * inv, 0.0f, levels);
+      const float lower = std::floor(place);
+      codes[r * kBlock + c] =
+          static_cast<std::uint8_t>(uniform < place - lower ? lower + 1.0f : lower);
+    }
+  }
+}
 
 void paper_attend_row_exact(const PaperPlanes& planes, const Queries& queries,
                             AttentionStates states, std::uint32_t row) {

@@ -63,7 +63,7 @@ struct Golden {
     v_codes = in.take<std::uint8_t>(values);
     for (Side* side : {&k, &v}) {
       for (auto* plane : {&side->scale, &side->min, &side->sums}) {
-        *plane = in.take<std::uint16_t>(values / group);
+        *plane = in.take<std::uint16_t>(values / (side == &k ? std::min(group, head_dim) : group));
       }
     }
     scores = in.take<float>(std::size_t{rows} * tile_tokens);
@@ -149,21 +149,26 @@ struct World {
 
 // Planes of a head's part by the offsets of docs/codecs.md.
 kernels::PaperPlanes planes_of(const Golden& g, const std::byte* part) {
-  const std::size_t n = std::size_t{g.tile_tokens} * g.head_dim / g.group;
+  const std::size_t values = std::size_t{g.tile_tokens} * g.head_dim;
   kernels::PaperPlanes p;
   p.head_dim = g.head_dim;
-  p.partition = g.group;
+  p.k_partition = std::min(g.group, g.head_dim);
+  p.v_partition = g.group;
   p.tokens = g.tile_tokens;
   p.k_bits = g.k_bits;
   p.v_bits = g.v_bits;
+  const auto sum_bytes = [](std::uint32_t partition, std::uint32_t bits) {
+    return partition * ((1u << bits) - 1) <= 255 ? std::size_t{1} : std::size_t{2};
+  };
+  const std::size_t k_scales = values / p.k_partition, v_scales = values / p.v_partition;
   p.k_codes = part;
-  p.k_scale = p.k_codes + n * g.group * g.k_bits / 8;
-  p.k_min = p.k_scale + 2 * n;
-  p.k_sums = p.k_min + 2 * n;
-  p.v_codes = p.k_sums + n * (g.group * ((1u << g.k_bits) - 1) <= 255 ? 1 : 2);
-  p.v_scale = p.v_codes + n * g.group * g.v_bits / 8;
-  p.v_min = p.v_scale + 2 * n;
-  p.v_sums = p.v_min + 2 * n;
+  p.k_scale = p.k_codes + values * g.k_bits / 8;
+  p.k_min = p.k_scale + 2 * k_scales;
+  p.k_sums = p.k_min + 2 * k_scales;
+  p.v_codes = p.k_sums + k_scales * sum_bytes(p.k_partition, g.k_bits);
+  p.v_scale = p.v_codes + values * g.v_bits / 8;
+  p.v_min = p.v_scale + 2 * v_scales;
+  p.v_sums = p.v_min + 2 * v_scales;
   return p;
 }
 
@@ -249,7 +254,8 @@ TEST_F(PaperGolden, BytesAreEqualAndScoresWithin1e5) {
       expect_codes(g, planes);
       expect_plane(g.k.scale, planes.k_scale, 2, "scale of K");
       expect_plane(g.k.min, planes.k_min, 2, "minimum of K");
-      expect_plane(g.k.sums, planes.k_sums, kernels::paper_sum_bytes(g.group, g.k_bits), "K sum");
+      expect_plane(g.k.sums, planes.k_sums, kernels::paper_sum_bytes(planes.k_partition, g.k_bits),
+                   "K sum");
       expect_plane(g.v.scale, planes.v_scale, 2, "scale of V");
       expect_plane(g.v.min, planes.v_min, 2, "minimum of V");
       expect_plane(g.v.sums, planes.v_sums, kernels::paper_sum_bytes(g.group, g.v_bits), "V sum");

@@ -7,7 +7,7 @@ Each paper/NAME.bin is little-endian:
   u32 [12]       head_dim D, partition P, k_bits, v_bits, stochastic (0 or 1), seed, layer, kv_head,
                  tile, tokens, rows R, key of the queries
   u8  [T][D]     codes of K, then of V; T = max(64, P), rows from `tokens` on are zeros
-  u16 [D/P][T]   scales of K as bf16, minima of K, sums of K's codes
+  u16 [C][T]     scales of K as bf16, minima of K, sums of K's codes; C = D / min(P, D)
   u16 [T/P][D]   the same of V
   f32 [R][T]     scores of the query rows; f32 [R][D]: their attention output, normalised
 
@@ -33,6 +33,7 @@ CASES = {
     "d64-p64-k7-v6": (64, 64, 7, 6, False, 64),
     "d64-p64-k2-v4-stochastic": (64, 64, 2, 4, True, 64),
     "d64-p32-k3-v2-open": (64, 32, 3, 2, False, 41),
+    "d64-p128-k2-v3": (64, 128, 2, 3, False, 128),
     "d128-p128-k4-v2": (128, 128, 4, 2, False, 128),
     "d128-p128-k2-v2-stochastic": (128, 128, 2, 2, True, 128),
     "d256-p64-k1-v2": (256, 64, 1, 2, False, 64),
@@ -143,15 +144,16 @@ def uniform_of(seed, layer, kv_head, is_v, positions, dim):
 def encode(case):
     dim, size, k_bits, v_bits, stochastic, tokens = case
     tile = max(64, size)
+    k_size = min(size, dim)
     k = made_values(1000 + dim + size, tile, dim)
     v = made_values(2000 + dim + size, tile, dim)
     positions = TILE * tile + np.arange(tile)
     k_random = v_random = None
     if stochastic:
-        k_random = uniform_of(SEED, LAYER, KV_HEAD, 0, positions, dim).reshape(tile, -1, size)
+        k_random = uniform_of(SEED, LAYER, KV_HEAD, 0, positions, dim).reshape(tile, -1, k_size)
         v_random = uniform_of(SEED, LAYER, KV_HEAD, 1, positions, dim)
     # K: partitions of channels, for each token.
-    k_codes, k_scale, k_min = quantize_kv(k.reshape(tile, -1, size), k_bits, k_random)
+    k_codes, k_scale, k_min = quantize_kv(k.reshape(tile, -1, k_size), k_bits, k_random)
     out = dict(k_codes=k_codes.reshape(tile, dim), k_scale=k_scale.T, k_min=k_min.T,
                k_sums=k_codes.astype(np.uint16).sum(2).T)
     out["k_codes"][tokens:] = 0
@@ -177,9 +179,10 @@ def encode(case):
 def attend(case, kv, queries):
     """Scores and normalised output, and how near any softmax weight came to a tie."""
     dim, size, _, _, _, tokens = case
+    k_size = min(size, dim)
     scores = 0.0
-    for part in range(dim // size):
-        channels = slice(part * size, (part + 1) * size)
+    for part in range(dim // k_size):
+        channels = slice(part * k_size, (part + 1) * k_size)
         codes, step, lowest, _ = quantize_8bit(queries[:, channels])
         scores = scores + homomorphic(codes, step, lowest, kv["k_codes"][:tokens, channels].T,
                                       kv["k_scale"][part, :tokens], kv["k_min"][part, :tokens],

@@ -117,6 +117,10 @@ TEST_P(Determinism, BatchAndPositionInIt) {
 
 constexpr const char* kDefault = "hadamard | hack(k=4,v=2)";
 constexpr const char* kTwo = "hack(k=2,v=2)";
+// Tiles of 128 tokens, and random bits of its own for each layer and head.
+constexpr const char* kPaper = "hack(k=4,v=2,layout=paper,group=128,rounding=stochastic,seed=3)";
+// The open tile is coded as far as each row sees it.
+constexpr const char* kPaperOpen = "hack(k=2,v=2,layout=paper,rqe=off)";
 
 // tiny is long enough for two cells of 1,024 tokens; qwen2 has biases that codecs leave out.
 INSTANTIATE_TEST_SUITE_P(All, Determinism,
@@ -131,7 +135,9 @@ INSTANTIATE_TEST_SUITE_P(All, Determinism,
                                          Case{"random:tiny", Compute::kF32, "", 1200},
                                          Case{"random:tiny", Compute::kF32, kTwo, 1200},
                                          Case{"random:tiny", Compute::kBf16, "raw", 1200},
-                                         Case{"random:tiny", Compute::kBf16, kDefault, 1200}));
+                                         Case{"random:tiny", Compute::kBf16, kDefault, 1200},
+                                         Case{"mini", Compute::kF32, kPaper, 300},
+                                         Case{"mini", Compute::kBf16, kPaperOpen, 300}));
 
 TEST(NumericsClass, SameForTwoLoadsAndThreadCounts) {
   const LoadedModel a("random:tiny", Compute::kF32, 1), b("random:tiny", Compute::kF32, 3);
