@@ -15,3 +15,4 @@
 #include "bench/prefill_bench.h"
 #include "bench/spread.h"
 #include "bench/tokenize_bench.h"
+#include "bench/wire_bench.h"

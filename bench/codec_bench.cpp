@@ -6,12 +6,15 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/extent_pool.h"
 #include "bench/kv_data.h"
 #include "bench/machine.h"
+#include "bench/wire_bench.h"
 #include "codec/dense.h"
 #include "kernels/dense_kernels.h"
 
@@ -66,6 +69,7 @@ class Subject {
   Result<double> attend_error();
 
   const codec::Codec& codec() const { return *codec_; }
+  const codec::KvGeometry& geometry() const { return geometry_; }
   std::uint32_t tokens() const { return codec_->traits().tile_tokens; }
   std::size_t tile_values() const {  // of K, and of V
     return std::size_t{geometry_.kv_heads} * tokens() * geometry_.head_dim;
@@ -187,6 +191,7 @@ class Runs {
     decoded_.resize(head_values);
   }
 
+  std::vector<Tile>& tiles() { return tiles_; }
   std::size_t bytes() const {
     return tiles_.size() * 2 * subject_.tile_values() * sizeof(std::uint16_t);
   }
@@ -220,6 +225,40 @@ class Runs {
   Subject& subject_;
   std::vector<Tile> tiles_;
   std::vector<float> decoded_;
+};
+
+// Wrapping by the codec's wire stage, if it has one, and by zstd beside it.
+class WireRuns {
+ public:
+  Status prepare(const Subject& subject, std::vector<Tile>& tiles) {
+    if (!subject.codec().traits().wraps) return ok_status();
+    std::vector<codec::OpenTile> open;
+    for (Tile& tile : tiles) open.push_back(tile.open());
+    KVF_RETURN_IF_ERROR(add(subject.codec().spec(), subject.geometry(), open));
+    const std::string& spec = subject.codec().spec();
+    const std::string zstd = spec.substr(0, spec.rfind('|')) + "| zstd(level=1)";
+    return add(zstd, subject.geometry(), open);
+  }
+  Status run() {
+    for (WireBench& bench : benches_) KVF_RETURN_IF_ERROR(bench.run());
+    return ok_status();
+  }
+  void report(CodecBenchReport& report) const {
+    if (benches_.empty()) return;
+    report.wire = benches_[0].report();
+    report.zstd = benches_[1].report();
+  }
+
+ private:
+  Status add(const std::string& spec, const codec::KvGeometry& geometry,
+             std::span<const codec::OpenTile> tiles) {
+    KVF_ASSIGN_OR_RETURN(auto codec, codec::make_codec(spec));
+    KVF_ASSIGN_OR_RETURN(auto bench, WireBench::create(std::move(codec), geometry, tiles));
+    benches_.push_back(std::move(bench));
+    return ok_status();
+  }
+
+  std::vector<WireBench> benches_;
 };
 
 // Encodes the tiles again and compares.
@@ -264,6 +303,8 @@ Result<CodecBenchReport> run_codec_bench(const CodecBenchOptions& options) {
   KVF_RETURN_IF_ERROR(check_repeats(subject, runs, options.tiles));
   report.bits_per_value = 8.0 * static_cast<double>(subject.segment(0).size()) /
                           static_cast<double>(2 * subject.tile_values());
+  WireRuns wires;
+  KVF_RETURN_IF_ERROR(wires.prepare(subject, runs.tiles()));
   ComputePool pool(1);
   KVF_ASSIGN_OR_RETURN(const auto memory, ExtentPool::create(kCeilingBytes));
   std::vector<double> encode, reconstruct, domain, read;
@@ -272,7 +313,9 @@ Result<CodecBenchReport> run_codec_bench(const CodecBenchOptions& options) {
     KVF_ASSIGN_OR_RETURN(encode.emplace_back(), runs.encode());
     reconstruct.push_back(runs.reconstruct(options.kv_heads));
     domain.push_back(runs.domain());
+    KVF_RETURN_IF_ERROR(wires.run());
   }
+  wires.report(report);
   report.encode_gbyte_s = spread_of(encode);
   report.reconstruct_gbyte_s = spread_of(reconstruct);
   report.read_ceiling_gbyte_s = spread_of(read).median;
@@ -283,30 +326,40 @@ Result<CodecBenchReport> run_codec_bench(const CodecBenchOptions& options) {
 }
 
 boost::json::object to_json(const CodecBenchReport& r) {
-  return {{"bench", "codec"},
-          {"codec", r.codec},
-          {"cpu", r.cpu},
-          {"isa", r.isa},
-          {"kv_heads", r.kv_heads},
-          {"head_dim", r.head_dim},
-          {"tiles", r.tiles},
-          {"runs", r.runs},
-          {"input_bytes", r.input_bytes},
-          {"bits_per_value", r.bits_per_value},
-          {"encode_gbyte_s", r.encode_gbyte_s.median},
-          {"encode_gbyte_s_min", r.encode_gbyte_s.min},
-          {"encode_gbyte_s_max", r.encode_gbyte_s.max},
-          {"read_ceiling_gbyte_s", r.read_ceiling_gbyte_s},
-          {"encode_share_of_read", r.encode_share_of_read},
-          {"domain_share", r.domain_share},
-          {"reconstruct_gbyte_s", r.reconstruct_gbyte_s.median},
-          {"rmse_gaussian", r.rmse_gaussian},
-          {"rmse_outliers", r.rmse_outliers},
-          {"attend_error", r.attend_error}};
+  boost::json::object report{{"bench", "codec"},
+                             {"codec", r.codec},
+                             {"cpu", r.cpu},
+                             {"isa", r.isa},
+                             {"kv_heads", r.kv_heads},
+                             {"head_dim", r.head_dim},
+                             {"tiles", r.tiles},
+                             {"runs", r.runs},
+                             {"input_bytes", r.input_bytes},
+                             {"bits_per_value", r.bits_per_value},
+                             {"encode_gbyte_s", r.encode_gbyte_s.median},
+                             {"encode_gbyte_s_min", r.encode_gbyte_s.min},
+                             {"encode_gbyte_s_max", r.encode_gbyte_s.max},
+                             {"read_ceiling_gbyte_s", r.read_ceiling_gbyte_s},
+                             {"encode_share_of_read", r.encode_share_of_read},
+                             {"domain_share", r.domain_share},
+                             {"reconstruct_gbyte_s", r.reconstruct_gbyte_s.median},
+                             {"rmse_gaussian", r.rmse_gaussian},
+                             {"rmse_outliers", r.rmse_outliers},
+                             {"attend_error", r.attend_error}};
+  const auto add_wire = [&](const std::string& name, const WireReport& wire) {
+    report[name + "bits_per_value"] = wire.bits_per_value;
+    report[name + "wrap_gbyte_s"] = wire.wrap_gbyte_s;
+    report[name + "unpack_gbyte_s"] = wire.unpack_gbyte_s;
+  };
+  if (r.wire.bits_per_value > 0.0) {
+    add_wire("wire_", r.wire);
+    add_wire("zstd_", r.zstd);
+  }
+  return report;
 }
 
 std::string to_text(const CodecBenchReport& r) {
-  return fmt::format(
+  std::string text = fmt::format(
       "{}, {} tiles of {} KV heads x {}, one core, {}\n"
       "  encodes {:.2f} GB/s ({:.2f} to {:.2f} in {} runs), 1/{:.0f} of reading's {:.1f}; its "
       "domain "
@@ -317,6 +370,14 @@ std::string to_text(const CodecBenchReport& r) {
       r.encode_gbyte_s.min, r.encode_gbyte_s.max, r.runs, 1.0 / r.encode_share_of_read,
       r.read_ceiling_gbyte_s, r.domain_share, r.reconstruct_gbyte_s.median, r.bits_per_value,
       r.rmse_gaussian, r.rmse_outliers, r.attend_error);
+  if (r.wire.bits_per_value > 0.0) {
+    text += fmt::format(
+        "  on the wire {:.3f} bits, wrapped at {:.2f} GB/s, unpacked at {:.2f}; by zstd {:.3f}, "
+        "{:.2f} and {:.2f}\n",
+        r.wire.bits_per_value, r.wire.wrap_gbyte_s, r.wire.unpack_gbyte_s, r.zstd.bits_per_value,
+        r.zstd.wrap_gbyte_s, r.zstd.unpack_gbyte_s);
+  }
+  return text;
 }
 
 }  // namespace kvferry::bench

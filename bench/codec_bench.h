@@ -4,9 +4,9 @@
 // tiles are; then the segments are reconstructed to f32. With 8 heads of 128 they are 16 MiB, so
 // they come out of the last cache at best, as KV does that was just computed. All rates count the
 // bytes of the values in bf16. Runs of everything and of the read ceiling alternate; medians are
-// reported. Before that, attention on segments is compared with exact attention in double precision
-// over what they reconstruct to, and encoding twice must give equal bytes; nothing is measured when
-// it does not.
+// reported. Rates of wire forms count the bytes of the plain segments instead. Before that,
+// attention on segments is compared with exact attention in double precision over what they
+// reconstruct to, and encoding twice must give equal bytes; nothing is measured when it does not.
 //
 // Errors are relative: the root mean square of what encoding changed over that of the values, of K
 // and V together, in the codec's domain. Data with outliers: of every ten channels one has 20 times
@@ -21,6 +21,7 @@
 
 #include "base/status.h"
 #include "bench/spread.h"
+#include "bench/wire_bench.h"
 
 namespace kvferry::bench {
 
@@ -41,6 +42,8 @@ struct CodecBenchReport {
   double read_ceiling_gbyte_s = 0.0, encode_share_of_read = 0.0;
   // Of the time of bringing K and V into the domain and encoding, the part of the former.
   double domain_share = 0.0;
+  // With a wire stage: its own, and that of `zstd(level=1)` in its place. Zeros without.
+  WireReport wire, zstd;
   double rmse_gaussian = 0.0, rmse_outliers = 0.0;
   double attend_error = 0.0;  // rms against exact attention, over the output's rms
 };

@@ -7,7 +7,8 @@
 // the tokens that follow. An answer counts as exact where every one of its tokens is the most
 // likely. By layer, the errors of bench/layer_errors.h, of queries at up to 32 compared positions
 // of a passage. Bits are those of `codec describe`, all bytes counted, for the mean length of a
-// passage. The standard error of KL is that of a mean over passages.
+// passage, less what a wire stage has spared on the closed tiles. The standard error of KL is that
+// of a mean over passages.
 //
 // Thread contract: one thread, which drives the compute pool.
 #pragma once

@@ -114,10 +114,13 @@ int run_codec_describe(const DescribeOptions& options) {
 
 int run_codec_list() {
   for (const codec::StageEntry& stage : codec::list_stages()) {
-    fmt::print("{}\n    {}\n", stage.usage, stage.summary);
+    fmt::print("{:<8} {}\n         {}\n", codec::stage_kind_name(stage.kind), stage.usage,
+               stage.summary);
   }
-  fmt::print("\nA codec is one or more stages joined by |, for example \"{}\" (the default).\n",
-             codec::kDefaultSpec);
+  fmt::print(
+      "\nA codec is stages joined by |: domain stages, adapters, one storage, a wire stage. A preset\n"
+      "stands for others. For example \"{}\", the default.\n",
+      codec::kDefaultSpec);
   return kExitOk;
 }
 
