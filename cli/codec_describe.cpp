@@ -118,7 +118,8 @@ int run_codec_list() {
                stage.summary);
   }
   fmt::print(
-      "\nA codec is stages joined by |: domain stages, adapters, one storage, a wire stage. A preset\n"
+      "\nA codec is stages joined by |: domain stages, adapters, one storage, a wire stage. A "
+      "preset\n"
       "stands for others. For example \"{}\", the default.\n",
       codec::kDefaultSpec);
   return kExitOk;
