@@ -52,7 +52,8 @@ struct DenseKernels {
   // tokens (0..64; 0 leaves its state as it was); visible == nullptr means all 64. head_dim
   // is 1..kMaxHeadDim; multiples of 32 are fast. Uses up to 128 KiB of stack. Tokens beyond
   // visible[r] are not used (they may hold anything finite). Scores and p in f32; p is taken
-  // against this tile's own maximum, then the tile's state is merged.
+  // against this tile's own maximum, then the tile's state is merged. Finite for finite queries,
+  // keys and values: scores are held to +-2^126, sums of values to the largest f32.
   void (*attend_dense_bf16)(const Queries& queries, const std::uint16_t* k, const std::uint16_t* v,
                             const std::uint32_t* visible, AttentionStates states);
   void (*attend_dense_f32)(const Queries& queries, const float* k, const float* v,

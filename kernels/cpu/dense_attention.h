@@ -20,6 +20,9 @@ namespace {
 
 constexpr int kBlockRows = 6;
 constexpr float kMinusInfinity = -__builtin_huge_valf();
+constexpr float kLargest = 0x1.fffffep127f;
+// Scores are held to this, so that no difference of two leaves f32.
+constexpr float kLargestScore = 0x1p126f;
 
 constexpr std::size_t round_up(std::size_t n, std::size_t unit) {
   return (n + unit - 1) / unit * unit;
@@ -172,9 +175,15 @@ KVFERRY_INLINE void merge_sums(float* m, float* l, const float* other_m, const f
   }
 }
 
-// o = o * mine + other * theirs over one register.
+// x where it lies within +-limit, else the nearer of the two; -limit where it is NaN (max gives its
+// second argument then).
+KVFERRY_INLINE V held_to(float limit, V x) {
+  return min(max(x, broadcast(-limit)), broadcast(limit));
+}
+
+// o = o * mine + other * theirs over one register, saturated.
 KVFERRY_INLINE V merged(V o, float mine, V other, float theirs) {
-  return fma(other, broadcast(theirs), mul(o, broadcast(mine)));
+  return held_to(kLargest, fma(other, broadcast(theirs), mul(o, broadcast(mine))));
 }
 
 // Not inlined: inside a larger function the compiler spills the addresses of the inner loops.
@@ -192,8 +201,9 @@ __attribute__((noinline)) void attend_rows(const Tile& tile, const Queries& quer
   alignas(64) float scores[R][kTileTokens];
   const std::size_t tokens = round_up(most, 16);
   wide_product<R>(queries.q + row * tile.head_dim, tile.head_dim, tile.keys, tile.head_dim,
-                  static_cast<int>(tokens) / kLanes,
-                  [&](int r, int n, V sum) { store(scores[r] + n * kLanes, sum); });
+                  static_cast<int>(tokens) / kLanes, [&](int r, int n, V sum) {
+                    store(scores[r] + n * kLanes, held_to(kLargestScore, sum));
+                  });
   if (queries.score_add != nullptr) {
     const float* more = queries.score_add + row * kTileTokens;
     for (int r = 0; r < R; ++r, more += kTileTokens) {
@@ -228,7 +238,7 @@ __attribute__((noinline)) void attend_rows(const Tile& tile, const Queries& quer
     if (!live[r]) return;
     const std::size_t d = static_cast<std::size_t>(n) * kLanes;
     float* o = states.o + (row + static_cast<std::size_t>(r)) * tile.head_dim + d;
-    const V other = add(sum, zero());
+    const V other = held_to(kLargest, add(sum, zero()));
     if (d + kLanes <= tile.head_dim) {
       store(o, merged(load(o), factors.mine[r], other, factors.theirs[r]));
     } else {
@@ -408,10 +418,8 @@ template <int R>
 void score_terms_of(const float* c, const float* basis, std::size_t depth, float* out) {
   wide_product<R>(c, depth, Matrix<float>{basis, kTileTokens}, depth,
                   static_cast<int>(kTileTokens) / kLanes, [&](int r, int n, V sum) {
-                    // max and min give their second argument where the first is NaN.
-                    const V clamped =
-                        min(max(sum, broadcast(-kMaxScoreAdd)), broadcast(kMaxScoreAdd));
-                    store(out + static_cast<std::size_t>(r) * kTileTokens + n * kLanes, clamped);
+                    store(out + static_cast<std::size_t>(r) * kTileTokens + n * kLanes,
+                          held_to(kMaxScoreAdd, sum));
                   });
 }
 

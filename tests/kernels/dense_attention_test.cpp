@@ -161,16 +161,27 @@ TEST_P(DenseAttention, HugeScores) {
   }
 }
 
-TEST_P(DenseAttention, InfinitelyLowScoresLeaveTheStateEmpty) {
-  const std::size_t head_dim = 16;
-  std::vector<float> q(head_dim, -3e38f);
-  std::vector<float> k(kTileTokens * head_dim, 3e38f);
-  const std::vector<float> v(kTileTokens * head_dim, 1.0f);
-  States states(1, head_dim);
-  kernels().attend_dense_f32({q.data()}, k.data(), v.data(), nullptr, states.view());
-  EXPECT_EQ(states.m[0], -kInfinity);
-  EXPECT_EQ(states.l[0], 0.0f);
-  EXPECT_EQ(states.o, std::vector<float>(head_dim, 0.0f));
+// Scores and sums beyond f32, in either direction and against each other, saturate.
+TEST_P(DenseAttention, StaysFiniteWhereSumsLeaveF32) {
+  const std::size_t head_dim = 48;
+  const float largest = std::numeric_limits<float>::max();
+  for (const float q : {largest, -largest}) {
+    for (const int alternating : {1, 2}) {  // every product of one sign, or every second
+      std::vector<float> k(kTileTokens * head_dim), v(k.size(), largest);
+      for (std::size_t i = 0; i < k.size(); ++i) k[i] = i % alternating == 0 ? largest : -largest;
+      for (std::size_t i = 0; i < v.size(); i += 7) v[i] = -largest;
+      const std::vector<float> queries(2 * head_dim, q);
+      States states(2, head_dim);
+      for (int twice = 0; twice < 2; ++twice) {
+        kernels().attend_dense_f32({queries.data()}, k.data(), v.data(), nullptr, states.view());
+      }
+      kernels().merge_states(states.view(), States(states).view());
+      for (const auto* values : {&states.m, &states.l, &states.o}) {
+        for (const float x : *values) ASSERT_TRUE(std::isfinite(x)) << x;
+      }
+      EXPECT_GT(states.l[0], 0.0f);
+    }
+  }
 }
 
 TEST_P(DenseAttention, RowsThatSeeNothingKeepTheirState) {
