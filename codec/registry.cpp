@@ -135,6 +135,11 @@ const std::vector<StageEntry>& list_stages() {
       {"dequantize", StageKind::kAdapter, "dequantize",
        "attention on bf16 values made of the codes, not on the codes", make_dequantize_stage},
       {"raw", StageKind::kStorage, "raw", "KV as bf16", make_raw_stage},
+      {"fp8", StageKind::kStorage, "fp8(e4m3|e5m2)", "8-bit floats", make_fp8_stage},
+      {"int8", StageKind::kStorage, "int8", "8-bit integers, a scale for each token",
+       make_int8_stage},
+      {"int", StageKind::kStorage, "int(k=1..8,v=1..8[,group=32|64|128])",
+       "integer codes of plain groups of channels", make_int_stage},
       {"hack", StageKind::kStorage,
        "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,group=32|64|128][,balance=none|dual]"
        "[,first_bits=8|16|none]) or "

@@ -24,7 +24,14 @@ static_assert(std::endian::native == std::endian::little, "segments are used whe
 inline constexpr std::uint32_t kSegmentMagic = 0x4753564b;  // "KVSG"
 inline constexpr std::uint16_t kSegmentVersion = 1;
 
-enum class SegmentKind : std::uint8_t { kDense = 1, kCodes = 2, kPaperCodes = 3 };
+enum class SegmentKind : std::uint8_t {
+  kDense = 1,
+  kCodes = 2,
+  kPaperCodes = 3,
+  kFp8 = 4,
+  kInt8 = 5,
+  kIntGroups = 6
+};
 
 struct SegmentHeader {
   std::uint32_t magic;

@@ -115,7 +115,9 @@ Result<std::vector<SpecStage>> parse_spec(std::string_view text) {
 }
 
 Status SpecArguments::check_keys(std::initializer_list<std::string_view> keys) const {
-  const auto text = [](std::string_view key) { return std::string(key); };
+  const auto text = [](std::string_view key) {
+    return key.empty() ? std::string("a bare word") : std::string(key);
+  };
   for (auto a = stage_.arguments.begin(); a != stage_.arguments.end(); ++a) {
     if (std::find(keys.begin(), keys.end(), a->key) == keys.end()) {
       return spec_error(a->position, keys.size() == 0
@@ -125,7 +127,7 @@ Status SpecArguments::check_keys(std::initializer_list<std::string_view> keys) c
     }
     if (std::any_of(stage_.arguments.begin(), a,
                     [&](const SpecArgument& earlier) { return earlier.key == a->key; })) {
-      return spec_error(a->position, "\"" + a->key + "\" only once");
+      return spec_error(a->position, "\"" + text(a->key) + "\" only once");
     }
   }
   return ok_status();
@@ -171,7 +173,7 @@ Result<std::size_t> SpecArguments::word(std::string_view key,
   if (found == allowed.end()) {
     return spec_error(argument->value_position,
                       one_of(allowed, [](std::string_view v) { return std::string(v); }) +
-                          " for \"" + std::string(key) + "\"");
+                          (key.empty() ? "" : " for \"" + std::string(key) + "\""));
   }
   return static_cast<std::size_t>(found - allowed.begin());
 }

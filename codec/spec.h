@@ -56,7 +56,8 @@ class SpecArguments {
   // The value of `key` as a number from 0 to max, or `fallback` when it is not given.
   Result<std::uint64_t> number(std::string_view key, std::uint64_t max,
                                std::uint64_t fallback) const;
-  // The index of the value of `key` in `allowed`, or `fallback` when it is not given.
+  // An empty key is that of a bare word. The index of the value of `key` in `allowed`, or
+  // `fallback` when it is not given.
   Result<std::size_t> word(std::string_view key, std::initializer_list<std::string_view> allowed,
                            std::size_t fallback) const;
   // The position of `key`, or 0 when it is not given.

@@ -9,6 +9,9 @@
 namespace kvferry::codec {
 
 Result<Stage> make_raw_stage(const SpecStage& spec);
+Result<Stage> make_fp8_stage(const SpecStage& spec);
+Result<Stage> make_int8_stage(const SpecStage& spec);
+Result<Stage> make_int_stage(const SpecStage& spec);
 Result<Stage> make_hack_stage(const SpecStage& spec);
 // hack with layout=paper, to which make_hack_stage hands over.
 Result<Stage> make_paper_stage(const SpecStage& spec);

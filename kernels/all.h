@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention_state.h"
+#include "kernels/byte_kernels.h"
 #include "kernels/ceilings.h"
 #include "kernels/dense_kernels.h"
 #include "kernels/hack_encode_kernels.h"

@@ -30,6 +30,10 @@ TEST(Describe, TwoBitsAllIn) {
 TEST(Describe, OtherCodecs) {
   EXPECT_EQ(describe(kDefaultSpec, {64}).points[0].closed_bits_per_value, 3.5);
   EXPECT_EQ(describe("hack(k=8,v=8)", {64}).points[0].closed_bits_per_value, 8.5);
+  EXPECT_EQ(describe("fp8(e5m2)", {64}).points[0].closed_bits_per_value, 8.0 + 4.0 / 128);
+  EXPECT_EQ(describe("int8", {64}).points[0].closed_bits_per_value, 8.0 + 16.0 / 128);
+  EXPECT_EQ(describe("int(k=2,v=2)", {64}).points[0].closed_bits_per_value, 2.5);
+  EXPECT_EQ(describe("int(k=4,v=3,group=32)", {64}).points[0].closed_bits_per_value, 4.5);
   const CostPoint raw = describe("raw", {2048}).points[0];
   EXPECT_EQ(raw.closed_bits_per_value, 16.0);
   EXPECT_GT(raw.bits_per_value, 16.0);
@@ -38,7 +42,8 @@ TEST(Describe, OtherCodecs) {
 
 // The parts add up to what segment_bytes says, plus frames.
 TEST(Describe, EveryByteIsCounted) {
-  for (const char* spec : {"raw", "hack(k=2,v=2)", "hadamard | hack(k=4,v=2)", "hack(k=8,v=8)"}) {
+  for (const char* spec : {"raw", "hack(k=2,v=2)", "hadamard | hack(k=4,v=2)", "hack(k=8,v=8)",
+                           "dequantize | hack", "fp8", "int8", "int(k=3,v=5,group=32)"}) {
     const auto codec = *make_codec(spec);
     for (const std::uint32_t tokens : {1u, 63u, 64u, 65u, 128u, 1000u}) {
       const CostPoint point = describe(spec, {tokens}).points[0];

@@ -207,6 +207,25 @@ TEST_F(Oracle, Dequantized) {
   }
 }
 
+// Codecs that are attended to as bf16.
+TEST_F(Oracle, Reconstructed) {
+  for (const Kind kind : kKinds) {
+    for (const char* spec : {"fp8(e4m3)", "fp8(e5m2)", "int8", "int(k=2,v=4,group=32)"}) {
+      run_case({spec, 64, 130, 3, kind});
+    }
+  }
+  for (const std::uint32_t head_dim : {128u, 256u}) {
+    for (const char* spec : {"fp8(e4m3)", "fp8(e5m2)", "int8"}) {
+      run_case({spec, head_dim, 192, 4, Kind::kGaussian, 4.0f});
+    }
+  }
+  for (std::uint32_t bits = 1; bits <= 8; ++bits) {
+    const std::string spec = "int(k=" + std::to_string(bits) + ",v=" + std::to_string(9 - bits);
+    run_case({spec + ")", 128, 192, 2, Kind::kGaussian});
+    run_case({spec + ",group=128)", 256, 65, 2, Kind::kUniform});
+  }
+}
+
 TEST_F(Oracle, Raw) {
   for (const Kind kind : kKinds) run_case({"raw", 64, 130, 3, kind});
 }

@@ -99,6 +99,11 @@ TEST(Segment, GoldenBytesOnEveryInstructionSet) {
        "e691b117954c66aabd812d495d6535b1"},
       {"hack(k=2,v=2,layout=paper,rounding=stochastic,seed=7)", 3, 64, 0x46b1162573354fb7,
        "e691b117654d6596ad456d4d99a53571"},
+      {"fp8(e4m3)", 7, 64, 0xee2fe9bfd85c42c7, "61eff272d0f7f7ea65e477e5747071f7"},
+      {"fp8(e5m2)", 0, 64, 0x0855d1a5dd283035, "6cf3f575e4f7f8f16eee77ef767474f7"},
+      {"int8", 7, 64, 0xcd744dff4161c203, "12c4b153fc8985d61ae777e55e3f488a"},
+      {"int(k=2,v=2)", 0, 64, 0xe6dcd80cb671fb3d, "9641762bdae949ac12754af74d263de0"},
+      {"int(k=3,v=5,group=32)", 7, 64, 0x7615fed45736f0a7, "543c40dce71ab43cd66286d785a05924"},
       {"hack(k=2,v=2)", 3, 63, 0x93f487b705a1841d, "903e6fbf9cbfa53f83bdebbff4bf25bf"},
   };
   for (const kernels::Isa isa : kernels::available_isas()) {
@@ -205,7 +210,10 @@ INSTANTIATE_TEST_SUITE_P(All, Validate,
                                            std::pair{"hack(k=4,v=2)", 63u},
                                            std::pair{"hack(k=3,v=2,group=32,balance=dual)", 64u},
                                            std::pair{"hack(k=2,v=2,group=128)", 128u},
-                                           std::pair{"hack(k=2,v=3,layout=paper)", 64u}));
+                                           std::pair{"hack(k=2,v=3,layout=paper)", 64u},
+                                           std::pair{"dequantize | hack(k=2,v=2)", 64u},
+                                           std::pair{"fp8(e5m2)", 64u}, std::pair{"int8", 64u},
+                                           std::pair{"int(k=3,v=2)", 64u}));
 
 // Each scale and minimum of each plane and head.
 TEST(Segment, ScalesAndMinimaAreChecked) {
@@ -265,6 +273,48 @@ TEST(Segment, FactorsAreChecked) {
   const std::uint16_t infinity = 0x7f80;
   std::memcpy(segment.data() + segment.size() - 2, &infinity, 2);
   EXPECT_FALSE(codec->validate(kGeometry, kLayer, 0, 64, segment).ok());
+}
+
+// What encode never writes is refused, at its first and its last place in the part of each head.
+TEST(Segment, CodesAndScalesOfReconstructedStoragesAreChecked) {
+  const std::size_t n = kGridTokens * kGeometry.head_dim;
+  const struct {
+    const char* spec;
+    std::size_t first, last;  // within a part
+    std::uint16_t good;
+    std::vector<std::uint16_t> bad;
+  } cases[] = {
+      {"fp8(e4m3)", 0, 2 * n - 2, 0x7efe, {0x7f00, 0x00ff}},
+      {"fp8(e5m2)", 0, 2 * n - 2, 0x7bfb, {0x7c00, 0x00fc, 0x7e00}},
+      {"fp8(e4m3)", 2 * n, 2 * n + 2, 0x0880, {0x0800, 0x7c00, 0xbf80, 0x0000, 0x7f80, 0x3f81}},
+      {"fp8(e4m3)", 2 * n + 4, 2 * n + 62, 0x0000, {0x0001, 0x8000}},
+      {"int8", 0, n - 2, 0x7f81, {0x8000, 0x0080}},
+      {"int8", n, n + 126, 0x0080, {0x007f, 0xbf80, 0x7f80, 0x0000}},
+      {"int8", 2 * n + 128, 2 * n + 254, 0x7f7f, {0x007f, 0xbf80, 0x7f80, 0x0000}},
+      {"int(k=2,v=2)", n / 4, n / 4 + 126, 0x0080, {0x007f, 0xbf80, 0x7f80, 0x0000}},
+      {"int(k=2,v=2)", n / 4 + 128, n / 4 + 254, 0x8000, {0x7f80, 0xff80, 0x7fc0}},
+      {"int(k=2,v=2)", n / 2 + 256, n / 2 + 382, 0x7f7f, {0x007f, 0xbf80, 0x7f80, 0x0000}},
+      {"int(k=2,v=2)", n / 2 + 384, n / 2 + 510, 0xff7f, {0x7f80, 0xff80, 0x7fc0}},
+  };
+  for (const auto& c : cases) {
+    const auto codec = *make_codec(c.spec);
+    Tile tile = make_tile(5);
+    const auto segment = encode(*codec, tile, 3, 64);
+    const std::size_t part = (segment.size() - kSegmentHeaderBytes) / kGeometry.kv_heads;
+    for (std::size_t h = 0; h < kGeometry.kv_heads; ++h) {
+      for (const std::size_t at : {c.first, c.last}) {
+        const auto verdict = [&](std::uint16_t value) {
+          auto changed = segment;
+          std::memcpy(changed.data() + kSegmentHeaderBytes + h * part + at, &value, sizeof(value));
+          return codec->validate(kGeometry, kLayer, 3, 64, changed);
+        };
+        EXPECT_TRUE(verdict(c.good).ok()) << c.spec << " " << at;
+        for (const std::uint16_t bad : c.bad) {
+          EXPECT_EQ(verdict(bad).code(), Code::kDataLoss) << c.spec << " " << at << " " << bad;
+        }
+      }
+    }
+  }
 }
 
 TEST(Segment, DenseValuesAreChecked) {

@@ -37,6 +37,12 @@ TEST(Spec, EqualMeaningHasEqualText) {
             "hack(k=3,v=1,range=lsq,group=128,balance=dual,first_bits=none)");
   EXPECT_EQ(spec_of("hack(k=2,v=2,balance=none,group=64,first_bits=8)"), "hack(k=2,v=2)");
   EXPECT_EQ(spec_of("raw"), "raw");
+  EXPECT_EQ(spec_of("fp8"), "fp8(e4m3)");
+  EXPECT_EQ(spec_of("fp8( e5m2 )"), "fp8(e5m2)");
+  EXPECT_EQ(spec_of("int8()"), "int8");
+  EXPECT_EQ(spec_of("int"), "int(k=2,v=2)");
+  EXPECT_EQ(spec_of("int(group=64,v=3)"), "int(k=2,v=3)");
+  EXPECT_EQ(spec_of("int(group=32)"), "int(k=2,v=2,group=32)");
   EXPECT_EQ(spec_of("hadamard|dequantize()|hack(k=2)"), "hadamard | dequantize | hack(k=2,v=2)");
   EXPECT_EQ(spec_of("hadamard|raw"), "hadamard | raw");
 }
@@ -104,6 +110,12 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"raw | hack", 7, "the end or a wire stage behind raw"},
       {"hadamard", 9, "must store"},
       {"hadamard | hadamard | raw", 12, "there already"},
+      {"fp8(e3m4)", 5, "expected e4m3 or e5m2"},
+      {"fp8(k=e4m3)", 5, "a bare word"},
+      {"fp8(e4m3,e4m3)", 10, "\"a bare word\" only once"},
+      {"int8(k=8)", 6, "takes none"},
+      {"int(k=2,group=16)", 15, "32, 64 or 128 for \"group\""},
+      {"int(range=lsq)", 5, "k, v or group"},
       {"dequantize | hadamard | raw", 14, "which come before adapter stages"},
       {"dequantize | dequantize | raw", 14, "there already"},
       {"dequantize(k=2) | raw", 12, "takes none"},
@@ -167,6 +179,10 @@ TEST(Spec, GeometriesThatAreNotServed) {
   EXPECT_EQ(why_not("hadamard | hack", {4, 2, 8, 64}), "");
   EXPECT_EQ(why_not("raw", {4, 2, 8, 80}), "");
   EXPECT_THAT(why_not("hack", {4, 2, 8, 80}), HasSubstr("64, 128 or 256; use raw"));
+  EXPECT_EQ(why_not("fp8", {4, 2, 8, 80}), "");
+  EXPECT_EQ(why_not("int8", {4, 2, 8, 80}), "");
+  EXPECT_THAT(why_not("int", {4, 2, 8, 80}), HasSubstr("not a multiple of group=64"));
+  EXPECT_THAT(why_not("dequantize | hack", {4, 2, 8, 80}), HasSubstr("64, 128 or 256"));
   EXPECT_THAT(why_not("hadamard | raw", {4, 2, 8, 80}), HasSubstr("power of two"));
   EXPECT_THAT(why_not("raw", {4, 3, 8, 64}), HasSubstr("not a multiple of 3"));
   EXPECT_THAT(why_not("raw", {4, 2, 8, 512}), HasSubstr("head_dim 512"));

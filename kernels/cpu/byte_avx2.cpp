@@ -1,0 +1,17 @@
+#include "kernels/cpu/byte_rows.h"
+#include "kernels/cpu/byte_tables.h"
+
+namespace kvferry::kernels {
+
+const ByteKernels kByteAvx2 = {
+    .max_magnitude = max_magnitude,
+    .to_fp8 = to_fp8,
+    .from_fp8 = from_fp8,
+    .to_int8 = to_int8,
+    .from_int8 = from_int8,
+    .pack_codes = pack_codes,
+    .unpack_codes = unpack_codes,
+    .from_codes = from_codes,
+};
+
+}  // namespace kvferry::kernels
