@@ -9,6 +9,7 @@
 #include "codec/dense.h"
 #include "codec/hack_part.h"
 #include "codec/stages.h"
+#include "kernels/reconstruct_kernels.h"
 
 namespace kvferry::codec {
 namespace {
@@ -136,7 +137,7 @@ void HackStage::reconstruct_head(const KvGeometry& geometry, TileId id, const st
       widen(OpenDtype::kBf16, bytes + half * values * 2, values, k_out);
       widen(OpenDtype::kBf16, bytes + hack_bytes(part) / 2 + half * values * 2, values, v_out);
     } else {
-      kernels::hack_reconstruct(hack_half(part, bytes, half), k_out, v_out);
+      kernels::reconstruct_kernels().hack(hack_half(part, bytes, half), k_out, v_out);
     }
   }
 }

@@ -17,6 +17,7 @@
 #include "codec/stages.h"
 #include "kernels/hack_encode_kernels.h"
 #include "kernels/paper_kernels.h"
+#include "kernels/reconstruct_kernels.h"
 
 namespace kvferry::codec {
 namespace {
@@ -142,7 +143,7 @@ class PaperStage final : public StorageStage {
   }
   void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part, float* k,
                         float* v) const override {
-    kernels::paper_reconstruct(kernel_planes(geometry, bits(id), part), k, v);
+    kernels::reconstruct_kernels().paper(kernel_planes(geometry, bits(id), part), k, v);
   }
   void attend_open_head(const std::byte* k, const std::byte* v, const QueryRows& queries,
                         const std::uint32_t* visible,

@@ -10,3 +10,4 @@
 #include "kernels/isa.h"
 #include "kernels/paper_kernels.h"
 #include "kernels/rans_kernels.h"
+#include "kernels/reconstruct_kernels.h"

@@ -80,9 +80,4 @@ struct HackKernels {
 const HackKernels& hack_kernels(Isa isa);
 const HackKernels& hack_kernels();
 
-// What the codes mean: k, v [64][head_dim] f32, each one rounding of scale * code + minimum, and
-// one more where a row or column multiplies it; saturated to the largest finite f32. Not fast: for
-// tests and for peers that ask.
-void hack_reconstruct(const HackPlanes& planes, float* k, float* v);
-
 }  // namespace kvferry::kernels

@@ -97,8 +97,4 @@ struct PaperKernels {
 const PaperKernels& paper_kernels(Isa isa);
 const PaperKernels& paper_kernels();
 
-// What the codes mean: k, v [tokens][head_dim] f32, each one rounding of scale * code + minimum,
-// saturated to the largest finite f32. Not fast: for tests and for peers that ask.
-void paper_reconstruct(const PaperPlanes& planes, float* k, float* v);
-
 }  // namespace kvferry::kernels

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "kernels/cpu/hack_common.h"
+#include "kernels/cpu/reconstruct_tables.h"
 
 namespace kvferry::kernels {
 namespace {
@@ -123,7 +124,7 @@ void hack_attend_row_exact(const HackPlanes& planes, const Queries& queries, Att
   hack_merge_row({saturated(largest), static_cast<float>(sum), tile}, states, row);
 }
 
-void hack_reconstruct(const HackPlanes& planes, float* k, float* v) {
+void hack_reconstruct_scalar(const HackPlanes& planes, float* k, float* v) {
   HackCodes codes;
   hack_unpack(planes, codes);
   for (std::uint32_t t = 0; t < kHackBlock; ++t) {

@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/hack_codes.h"
 #include "kernels/cpu/paper_common.h"
+#include "kernels/cpu/reconstruct_tables.h"
 
 namespace kvferry::kernels {
 namespace {
@@ -332,7 +333,7 @@ void paper_attend_row_exact(const PaperPlanes& planes, const Queries& queries,
   hack_merge_row({saturated(largest), static_cast<float>(sum), tile}, states, row);
 }
 
-void paper_reconstruct(const PaperPlanes& planes, float* k, float* v) {
+void paper_reconstruct_scalar(const PaperPlanes& planes, float* k, float* v) {
   Unpacked codes;
   unpack_tile(planes, codes);
   const auto value = [](const Meaning& x) {
@@ -340,7 +341,7 @@ void paper_reconstruct(const PaperPlanes& planes, float* k, float* v) {
                                 static_cast<float>(x.min)),
                       -kLargest, kLargest);
   };
-  for (std::uint32_t t = 0; t < planes.tokens; ++t) {
+  for (std::uint32_t t = 0; t < planes.tile_tokens(); ++t) {
     for (std::uint32_t d = 0; d < planes.head_dim; ++d) {
       const std::size_t at = std::size_t{t} * planes.head_dim + d;
       k[at] = value(k_meaning(planes, codes, t, d));

@@ -203,6 +203,25 @@ void expect_codes(const Golden& g, const kernels::PaperPlanes& p) {
   }
 }
 
+// scale * code + minimum, rounded once.
+void expect_values(const Golden& g, const World& world, const std::vector<std::byte>& segment) {
+  const auto bf16 = [](std::uint16_t bits) { return double{kernels::f32_from_bf16(bits)}; };
+  std::vector<float> k(g.k_codes.size()), v(k.size());
+  world.codec->reconstruct(world.geometry, segment, g.kv_head, k.data(), v.data());
+  const std::size_t k_group = std::min(g.group, g.head_dim);
+  for (std::size_t t = 0; t < g.tile_tokens; ++t) {
+    for (std::size_t d = 0; d < g.head_dim; ++d) {
+      const std::size_t at = t * g.head_dim + d;
+      const std::size_t of_k = d / k_group * g.tile_tokens + t;
+      const std::size_t of_v = t / g.group * g.head_dim + d;
+      ASSERT_EQ(k[at],
+                static_cast<float>(bf16(g.k.scale[of_k]) * g.k_codes[at] + bf16(g.k.min[of_k])));
+      ASSERT_EQ(v[at],
+                static_cast<float>(bf16(g.v.scale[of_v]) * g.v_codes[at] + bf16(g.v.min[of_v])));
+    }
+  }
+}
+
 void expect_plane(const std::vector<std::uint16_t>& want, const std::byte* plane, std::size_t bytes,
                   const char* name) {
   for (std::size_t i = 0; i < want.size(); ++i) {
@@ -252,6 +271,7 @@ TEST_F(PaperGolden, BytesAreEqualAndScoresWithin1e5) {
       const auto planes =
           planes_of(g, segment.data() + kSegmentHeaderBytes + g.kv_head * part_bytes);
       expect_codes(g, planes);
+      expect_values(g, world, segment);
       expect_plane(g.k.scale, planes.k_scale, 2, "scale of K");
       expect_plane(g.k.min, planes.k_min, 2, "minimum of K");
       expect_plane(g.k.sums, planes.k_sums, kernels::paper_sum_bytes(planes.k_partition, g.k_bits),

@@ -9,6 +9,7 @@
 
 #include "kernels/dense_kernels.h"
 #include "kernels/hack_kernels.h"
+#include "kernels/reconstruct_kernels.h"
 #include "tests/kernels/hack_tile.h"
 
 namespace kvferry::kernels {
@@ -153,7 +154,7 @@ TEST(HackAttend, HugeScoresChooseTheRightToken) {
     std::fill(tile.k_min.begin(), tile.k_min.end(), bf16_from_f32(-1e32f));
     const std::vector<float> q = make_queries(4, 64, 9, 1e20f);
     std::vector<float> k(64 * 64), v(64 * 64);
-    hack_reconstruct(tile.planes, k.data(), v.data());
+    reconstruct_kernels(isa).hack(tile.planes, k.data(), v.data());
     States states(4, 64);
     hack_kernels(isa).attend(tile.planes, {q.data()}, states.view(0, 4));
     for (std::size_t r = 0; r < 4; ++r) {
@@ -175,32 +176,6 @@ TEST(HackAttend, HugeScoresChooseTheRightToken) {
   }
 }
 
-// Without rows and columns one rounding: the same as fma in double, cut to f32.
-TEST(HackAttend, ReconstructRoundsOnce) {
-  for (TileShape shape : all_shapes()) {
-    shape.low = -20;
-    shape.high = 20;
-    const Tile tile(shape, 6);
-    std::vector<float> k(64 * shape.dim), v(64 * shape.dim);
-    hack_reconstruct(tile.planes, k.data(), v.data());
-    for (std::size_t i = 0; i < k.size(); ++i) {
-      const std::size_t t = i / shape.dim, d = i % shape.dim;
-      const double want_k = tile.k_scale_of(t, d) * tile.k_code(t, d) + tile.k_min_of(t, d);
-      const double want_v = tile.v_scale_of(t, d) * tile.v_code(t, d) + tile.v_min_of(t, d);
-      if (shape.has_row) {
-        ASSERT_FLOAT_EQ(k[i], static_cast<float>(want_k)) << shape;
-      } else {
-        ASSERT_EQ(k[i], static_cast<float>(want_k)) << shape;
-      }
-      if (shape.has_column) {
-        ASSERT_FLOAT_EQ(v[i], static_cast<float>(want_v)) << shape;
-      } else {
-        ASSERT_EQ(v[i], static_cast<float>(want_v)) << shape;
-      }
-    }
-  }
-}
-
 // What is added to the scores decides here which token is attended to; where V is huge, in double.
 TEST(HackAttend, ScoresAreAddedTo) {
   constexpr std::uint32_t kDim = 128, kRows = 7;
@@ -212,7 +187,7 @@ TEST(HackAttend, ScoresAreAddedTo) {
          {std::pair{0, false}, {0, true}, {119, false}, {119, true}}) {
       const Tile tile({kDim, 4, 4, 64, 64, factors, factors, exponent, exponent}, 5);
       std::vector<float> k(64 * kDim), v(64 * kDim), q(kRows * kDim, 0.0f);
-      hack_reconstruct(tile.planes, k.data(), v.data());
+      reconstruct_kernels(isa).hack(tile.planes, k.data(), v.data());
       if (exponent == 0) q = make_queries(kRows, kDim, 3);
       States states(kRows, kDim);
       hack_kernels(isa).attend(tile.planes, {q.data(), add.data()}, states.view(0, kRows));

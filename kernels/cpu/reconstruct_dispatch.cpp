@@ -1,0 +1,24 @@
+#include "kernels/cpu/reconstruct_tables.h"
+
+namespace kvferry::kernels {
+namespace {
+
+const ReconstructKernels kScalar = {hack_reconstruct_scalar, paper_reconstruct_scalar};
+
+}  // namespace
+
+const ReconstructKernels& reconstruct_kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return kReconstructAvx512;
+    case Isa::kAvx2:
+      return kReconstructAvx2;
+    case Isa::kScalar:
+      break;
+  }
+  return kScalar;
+}
+
+const ReconstructKernels& reconstruct_kernels() { return reconstruct_kernels(active_isa()); }
+
+}  // namespace kvferry::kernels
