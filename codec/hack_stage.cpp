@@ -29,10 +29,16 @@ enum class First : std::uint8_t { k8Bits, k16Bits, kAsTheRest };
 constexpr std::string_view kRangeNames[] = {"minmax", "search", "lsq"};
 constexpr std::string_view kFirstNames[] = {"8", "16", "none"};
 
+// A tile holds whole groups.
+constexpr std::uint32_t default_tile(std::uint32_t group) {
+  return group > kGridTokens ? group : kGridTokens;
+}
+
 struct HackOptions {
   std::uint32_t k_bits = 4, v_bits = 2;
   HackRange k_range = default_range(4), v_range = default_range(2);
   std::uint32_t group = 64;
+  std::uint32_t tile = 64;  // tokens
   bool balanced = false;
   First first = First::k8Bits;
 
@@ -48,6 +54,7 @@ std::string normalised(const HackOptions& options) {
     text += ",range=" + std::string(kRangeNames[static_cast<std::size_t>(options.k_range)]);
   }
   if (options.group != 64) text += ",group=" + std::to_string(options.group);
+  if (options.tile != default_tile(options.group)) text += ",tile=" + std::to_string(options.tile);
   if (options.balanced) text += ",balance=dual";
   if (options.first != First::k8Bits) {
     text += ",first_bits=" + std::string(kFirstNames[static_cast<std::size_t>(options.first)]);
@@ -63,7 +70,7 @@ class HackStage final : public StorageStage {
   CodecTraits traits() const override {
     CodecTraits traits;
     traits.removes_bias = true;
-    traits.tile_tokens = options_.group > kGridTokens ? options_.group : kGridTokens;
+    traits.tile_tokens = options_.tile;
     return traits;
   }
   Status supports(const KvGeometry& geometry) const override {
@@ -148,17 +155,21 @@ Result<Stage> make_hack_stage(const SpecStage& spec) {
   const SpecArguments arguments(spec);
   KVF_ASSIGN_OR_RETURN(const std::size_t layout, arguments.word("layout", {"channel", "paper"}, 0));
   if (layout == 1) return make_paper_stage(spec);
-  KVF_RETURN_IF_ERROR(
-      arguments.check_keys({"k", "v", "layout", "range", "group", "balance", "first_bits"}));
+  KVF_RETURN_IF_ERROR(arguments.check_keys(
+      {"k", "v", "layout", "range", "group", "tile", "balance", "first_bits"}));
   HackOptions options;
-  const std::initializer_list<std::uint32_t> bits = {1, 2, 3, 4, 5, 6, 7, 8};
-  KVF_ASSIGN_OR_RETURN(options.k_bits, arguments.integer("k", bits, options.k_bits));
-  KVF_ASSIGN_OR_RETURN(options.v_bits, arguments.integer("v", bits, options.v_bits));
+  KVF_ASSIGN_OR_RETURN(options.k_bits, arguments.integer("k", kCodeBits, options.k_bits));
+  KVF_ASSIGN_OR_RETURN(options.v_bits, arguments.integer("v", kCodeBits, options.v_bits));
   constexpr std::size_t kDefault = std::size(kRangeNames);
   KVF_ASSIGN_OR_RETURN(
       const std::size_t range,
       arguments.word("range", {kRangeNames[0], kRangeNames[1], kRangeNames[2]}, kDefault));
   KVF_ASSIGN_OR_RETURN(options.group, arguments.integer("group", {32, 64, 128}, options.group));
+  KVF_ASSIGN_OR_RETURN(options.tile,
+                       arguments.integer("tile", {64, 128}, default_tile(options.group)));
+  if (options.tile < options.group) {
+    return spec_error(arguments.position("tile"), "a tile of at least one group");
+  }
   KVF_ASSIGN_OR_RETURN(const std::size_t balance, arguments.word("balance", {"none", "dual"}, 0));
   KVF_ASSIGN_OR_RETURN(
       const std::size_t first,

@@ -159,9 +159,8 @@ Result<Stage> make_int_stage(const SpecStage& spec) {
   const SpecArguments arguments(spec);
   KVF_RETURN_IF_ERROR(arguments.check_keys({"k", "v", "group"}));
   IntOptions options;
-  const std::initializer_list<std::uint32_t> bits = {1, 2, 3, 4, 5, 6, 7, 8};
-  KVF_ASSIGN_OR_RETURN(options.k_bits, arguments.integer("k", bits, options.k_bits));
-  KVF_ASSIGN_OR_RETURN(options.v_bits, arguments.integer("v", bits, options.v_bits));
+  KVF_ASSIGN_OR_RETURN(options.k_bits, arguments.integer("k", kCodeBits, options.k_bits));
+  KVF_ASSIGN_OR_RETURN(options.v_bits, arguments.integer("v", kCodeBits, options.v_bits));
   KVF_ASSIGN_OR_RETURN(options.group, arguments.integer("group", {32, 64, 128}, options.group));
   return Stage(std::make_shared<IntStage>(options));
 }

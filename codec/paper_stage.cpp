@@ -380,9 +380,8 @@ Result<Stage> make_paper_stage(const SpecStage& spec) {
   KVF_RETURN_IF_ERROR(arguments.check_keys(
       {"k", "v", "layout", "group", "first_bits", "rounding", "seed", "se", "rqe"}));
   PaperOptions options;
-  const std::initializer_list<std::uint32_t> bits = {1, 2, 3, 4, 5, 6, 7, 8};
-  KVF_ASSIGN_OR_RETURN(options.k_bits, arguments.integer("k", bits, options.k_bits));
-  KVF_ASSIGN_OR_RETURN(options.v_bits, arguments.integer("v", bits, options.v_bits));
+  KVF_ASSIGN_OR_RETURN(options.k_bits, arguments.integer("k", kCodeBits, options.k_bits));
+  KVF_ASSIGN_OR_RETURN(options.v_bits, arguments.integer("v", kCodeBits, options.v_bits));
   KVF_ASSIGN_OR_RETURN(options.group, arguments.integer("group", {32, 64, 128}, options.group));
   KVF_ASSIGN_OR_RETURN(const std::size_t first, arguments.word("first_bits", {"none", "8"}, 0));
   KVF_ASSIGN_OR_RETURN(const std::size_t rounding,

@@ -141,11 +141,15 @@ const std::vector<StageEntry>& list_stages() {
       {"int", StageKind::kStorage, "int(k=1..8,v=1..8[,group=32|64|128])",
        "integer codes of plain groups of channels", make_int_stage},
       {"hack", StageKind::kStorage,
-       "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,group=32|64|128][,balance=none|dual]"
-       "[,first_bits=8|16|none]) or "
+       "hack(k=1..8,v=1..8[,range=minmax|search|lsq][,group=32|64|128][,tile=64|128]"
+       "[,balance=none|dual][,first_bits=8|16|none]) or "
        "hack(k=1..8,v=1..8,layout=paper[,group=32|64|128][,first_bits=none|8]"
        "[,rounding=nearest|stochastic][,seed=N][,se=on|off][,rqe=on|off])",
        "integer codes that attention works on as they are", make_hack_stage},
+      {"kivi", StageKind::kPreset, "kivi(k=1..8,v=1..8[,group=32|64|128][,residual=64|128])",
+       "KIVI: hack with groups of 32 and min-max, its residual as tiles", nullptr, expand_kivi},
+      {"kvarn", StageKind::kPreset, "kvarn(k=1..8,v=1..8[,group=32|64|128])",
+       "KVarN: hadamard and hack with balance=dual and tiles of 128", nullptr, expand_kvarn},
   };
   return stages;
 }

@@ -2,7 +2,9 @@
 // Thread contract: pure functions.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
+#include <string>
 
 #include "codec/stage.h"
 
@@ -17,6 +19,12 @@ Result<Stage> make_hack_stage(const SpecStage& spec);
 Result<Stage> make_paper_stage(const SpecStage& spec);
 Result<Stage> make_hadamard_stage(const SpecStage& spec);
 Result<Stage> make_dequantize_stage(const SpecStage& spec);
+
+Result<std::string> expand_kivi(const SpecStage& spec);
+Result<std::string> expand_kvarn(const SpecStage& spec);
+
+// What "k" and "v" may be where they are bits of codes.
+inline constexpr std::initializer_list<std::uint32_t> kCodeBits = {1, 2, 3, 4, 5, 6, 7, 8};
 
 // f32 as computed; no spec names it.
 StoragePtr make_exact_storage();

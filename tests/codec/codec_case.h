@@ -37,6 +37,8 @@ inline constexpr const char* kAllSpecs[] = {
     "hadamard | dequantize | hack(k=4,v=2,group=128)",
     "fp8(e4m3)",
     "hadamard | fp8(e5m2)",
+    "kivi(k=2,v=2)",
+    "kvarn(k=4,v=2)",
     "int8",
     "int(k=2,v=2)",
     "int(k=5,v=3,group=32)",

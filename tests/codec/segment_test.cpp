@@ -104,6 +104,8 @@ TEST(Segment, GoldenBytesOnEveryInstructionSet) {
       {"int8", 7, 64, 0xcd744dff4161c203, "12c4b153fc8985d61ae777e55e3f488a"},
       {"int(k=2,v=2)", 0, 64, 0xe6dcd80cb671fb3d, "9641762bdae949ac12754af74d263de0"},
       {"int(k=3,v=5,group=32)", 7, 64, 0x7615fed45736f0a7, "543c40dce71ab43cd66286d785a05924"},
+      {"kivi(k=2,v=2)", 7, 128, 0x26a47c66396c9ed4, "e691b117554c66eabd852d495d6535b1"},
+      {"kvarn(k=4,v=2)", 7, 128, 0x82a7e4631c265b2b, "8914135c66d23879d435d5a4d5456614"},
       {"hack(k=2,v=2)", 3, 63, 0x93f487b705a1841d, "903e6fbf9cbfa53f83bdebbff4bf25bf"},
   };
   for (const kernels::Isa isa : kernels::available_isas()) {

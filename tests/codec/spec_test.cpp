@@ -37,6 +37,15 @@ TEST(Spec, EqualMeaningHasEqualText) {
             "hack(k=3,v=1,range=lsq,group=128,balance=dual,first_bits=none)");
   EXPECT_EQ(spec_of("hack(k=2,v=2,balance=none,group=64,first_bits=8)"), "hack(k=2,v=2)");
   EXPECT_EQ(spec_of("raw"), "raw");
+  EXPECT_EQ(spec_of("hack(tile=64)"), "hack(k=4,v=2)");
+  EXPECT_EQ(spec_of("hack(tile=128,group=128)"), "hack(k=4,v=2,group=128)");
+  EXPECT_EQ(spec_of("hack(tile=128)"), "hack(k=4,v=2,tile=128)");
+  EXPECT_EQ(spec_of("kivi"), "hack(k=2,v=2,range=minmax,group=32,tile=128,first_bits=none)");
+  EXPECT_EQ(spec_of("kivi(k=4,v=4,group=64,residual=64)"), "hack(k=4,v=4,first_bits=none)");
+  EXPECT_EQ(spec_of("kvarn"),
+            "hadamard | hack(k=4,v=2,range=minmax,group=128,balance=dual,first_bits=16)");
+  EXPECT_EQ(spec_of("kvarn(k=2,v=2,group=64)"),
+            "hadamard | hack(k=2,v=2,range=minmax,tile=128,balance=dual,first_bits=16)");
   EXPECT_EQ(spec_of("fp8"), "fp8(e4m3)");
   EXPECT_EQ(spec_of("fp8( e5m2 )"), "fp8(e5m2)");
   EXPECT_EQ(spec_of("int8()"), "int8");
@@ -97,8 +106,8 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"hack(first_bits=4)", 17, "8, 16 or none for \"first_bits\""},
       {"hack(range=mse)", 12, "minmax, search or lsq"},
       {"hack(k=2,k=2)", 10, "\"k\" only once"},
-      {"hack(bits=2)", 6, "k, v, layout, range, group, balance or first_bits"},
-      {"hack(2)", 6, "k, v, layout, range, group, balance or first_bits"},
+      {"hack(bits=2)", 6, "k, v, layout, range, group, tile, balance or first_bits"},
+      {"hack(2)", 6, "k, v, layout, range, group, tile, balance or first_bits"},
       {"hack(k=)", 8, "a value for \"k\""},
       {"hack(k=2", 9, "\",\" or \")\""},
       {"hack(k=2 v=2)", 10, "\",\" or \")\""},
@@ -110,6 +119,12 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"raw | hack", 7, "the end or a wire stage behind raw"},
       {"hadamard", 9, "must store"},
       {"hadamard | hadamard | raw", 12, "there already"},
+      {"hack(group=128,tile=64)", 16, "at least one group"},
+      {"kivi(residual=32)", 15, "64 or 128 for \"residual\""},
+      {"kivi(range=lsq)", 6, "k, v, group or residual"},
+      {"raw | kivi", 7, "the end or a wire stage"},
+      {"hadamard | kvarn", 12, "there already"},
+      {"dequantize | kvarn", 14, "which come before adapter stages"},
       {"fp8(e3m4)", 5, "expected e4m3 or e5m2"},
       {"fp8(k=e4m3)", 5, "a bare word"},
       {"fp8(e4m3,e4m3)", 10, "\"a bare word\" only once"},
@@ -155,6 +170,12 @@ TEST(Spec, ParsesWhatOtherStagesNeed) {
 
 TEST(Spec, EveryListedStageCanBeMade) {
   for (const StageEntry& entry : list_stages()) {
+    if (entry.kind == StageKind::kPreset) {
+      const auto text = entry.expand(SpecStage{std::string(entry.name), 1, {}});
+      ASSERT_TRUE(text.ok()) << entry.name;
+      EXPECT_EQ(spec_of(std::string(entry.name)), spec_of(*text));
+      continue;
+    }
     const auto made = entry.make(SpecStage{std::string(entry.name), 1, {}});
     ASSERT_TRUE(made.ok()) << entry.name;
     EXPECT_EQ(made->index(), static_cast<std::size_t>(entry.kind)) << entry.name;
