@@ -16,7 +16,7 @@
 namespace kvferry::bench {
 namespace {
 
-constexpr std::array<std::string_view, 6> kTypes = {"f16",  "q8_0",   "q8_KV",
+constexpr std::array<std::string_view, 7> kTypes = {"f16",  "bf16",   "q8_0", "q8_KV",
                                                     "q6_0", "iq4_nl", "q4_0"};
 // Relative error of the output above which it is not attention. Over made-up values, whose sums
 // nearly cancel, f16 accumulators cost 0.02 at 8,192 tokens and codes of 4 bits 0.1.
