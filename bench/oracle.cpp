@@ -455,8 +455,10 @@ DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
   return out;
 }
 
-OracleAnswer oracle(const DecodedHead& head, const std::vector<float>& queries,
-                    std::uint64_t seed) {
+namespace {
+
+OracleAnswer answer_with_draws(const DecodedHead& head, const std::vector<float>& queries,
+                               std::uint64_t seed, int draws) {
   OracleAnswer answer;
   for (auto* values :
        {&answer.output, &answer.bound, &answer.predicted_square, &answer.float_slop}) {
@@ -476,12 +478,23 @@ OracleAnswer oracle(const DecodedHead& head, const std::vector<float>& queries,
     }
     bound_row(row, scores, slop, &answer.output[at], 0.0, &answer.float_slop[at]);
     bound_row(row, scores, moved, &answer.output[at], 1.0, &answer.bound[at]);
-    for (int draw = 0; draw < kDraws; ++draw) {
+    for (int draw = 0; draw < draws; ++draw) {
       add_draw(row, scores, &answer.output[at], seed + 97 * r + 7919 * draw,
                &answer.predicted_square[at]);
     }
   }
   return answer;
+}
+
+}  // namespace
+
+OracleAnswer oracle(const DecodedHead& head, const std::vector<float>& queries,
+                    std::uint64_t seed) {
+  return answer_with_draws(head, queries, seed, kDraws);
+}
+
+OracleAnswer oracle_bounds(const DecodedHead& head, const std::vector<float>& queries) {
+  return answer_with_draws(head, queries, 0, 0);
 }
 
 }  // namespace kvferry::bench

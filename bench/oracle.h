@@ -45,5 +45,7 @@ struct DecodedHead {
 DecodedHead decode_head(const codec::SequenceKv& kv, std::uint32_t kv_head);
 
 OracleAnswer oracle(const DecodedHead& head, const std::vector<float>& queries, std::uint64_t seed);
+// Without predicted_square, which is what takes long: drawn errors go through many softmaxes.
+OracleAnswer oracle_bounds(const DecodedHead& head, const std::vector<float>& queries);
 
 }  // namespace kvferry::bench

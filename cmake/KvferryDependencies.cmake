@@ -36,4 +36,5 @@ find_library(KVFERRY_GOMP NAMES gomp libgomp.so.1 PATHS /usr/lib/gcc/x86_64-linu
 
 if(KVFERRY_TESTS)
   find_package(GTest REQUIRED)
+  find_package(rapidcheck CONFIG REQUIRED)
 endif()

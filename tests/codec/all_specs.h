@@ -1,0 +1,37 @@
+// The specs that tests and fuzz targets hold to the contract of codec/codec.h: at least one of
+// every stage and of every layout of bytes. A new one is a line here.
+//
+// Thread contract: constants.
+#pragma once
+
+namespace kvferry::codec {
+
+inline constexpr const char* kAllSpecs[] = {
+    "raw",
+    "hadamard | raw",
+    "hack(k=2,v=2)",
+    "hadamard | hack(k=4,v=2)",
+    "hack(k=8,v=8)",
+    "hack(k=1,v=7)",
+    "hack(k=3,v=5,range=minmax)",
+    "hack(k=6,v=4,range=lsq)",
+    "hack(k=2,v=2,group=32)",
+    "hack(k=4,v=3,first_bits=none)",
+    "hack(k=3,v=2,first_bits=16,balance=dual)",
+    "hadamard | hack(k=2,v=2,group=128,balance=dual)",
+    "dequantize | hack(k=2,v=2)",
+    "hadamard | dequantize | hack(k=4,v=2,group=128)",
+    "fp8(e4m3)",
+    "hadamard | fp8(e5m2)",
+    "kivi(k=2,v=2)",
+    "kvarn(k=4,v=2)",
+    "int8",
+    "int(k=2,v=2)",
+    "int(k=5,v=3,group=32)",
+    "hack(k=2,v=2,layout=paper)",
+    "hack(k=4,v=2,layout=paper,group=32,se=off)",
+    "hack(k=3,v=2,layout=paper,group=128,rounding=stochastic,seed=7)",
+    "hack(k=2,v=4,layout=paper,rqe=off)",
+};
+
+}  // namespace kvferry::codec

@@ -1,0 +1,41 @@
+// Random specs for property tests, made out of the usage that each stage states in list_stages(): a
+// stage that is added is drawn from the day it is added.
+//
+// Thread contract: plain values; generators as RapidCheck's.
+#pragma once
+
+#include <rapidcheck.h>
+
+#include <string>
+#include <vector>
+
+#include "codec/stage.h"
+
+namespace kvferry::codec {
+
+// One way to write a stage: "int(k=1..8[,group=32|64])" has k with eight values and group with two.
+struct StageForm {
+  struct Argument {
+    std::string key;  // empty for bare values
+    std::vector<std::string> values;
+    bool optional = false;
+  };
+  std::string name;
+  std::vector<Argument> arguments;
+};
+// The forms of a usage, which " or " separates. `N` stands for any number, of which there are some.
+std::vector<StageForm> stage_forms(std::string_view usage);
+
+// A stage as text, part by part, so that the parts can be put together in another order.
+struct StageText {
+  std::string name;
+  std::vector<std::string> arguments;
+};
+using SpecText = std::vector<StageText>;
+std::string join_spec(const SpecText& spec, const std::string& blank = "");
+
+// Domain stages, adapters, a storage stage or a preset, and a wire stage, of each perhaps none but
+// the third. Not every combination is a codec; make_codec says which.
+rc::Gen<SpecText> random_spec();
+
+}  // namespace kvferry::codec
