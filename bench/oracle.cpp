@@ -423,6 +423,49 @@ void decode_tile(const SequenceKv& kv, const std::byte* part, const SegmentHeade
   }
 }
 
+struct Part {
+  SegmentHeader header;
+  const std::byte* begin;
+  std::size_t bytes;
+};
+Part part_of(const SequenceKv& kv, std::uint32_t tile, std::uint32_t kv_head) {
+  const std::span<const std::byte> segment = kv.segment(0, tile);
+  Part part;
+  std::memcpy(&part.header, segment.data(), sizeof(part.header));
+  part.bytes = (segment.size() - sizeof(part.header)) / kv.geometry.kv_heads;
+  part.begin = segment.data() + sizeof(part.header) + kv_head * part.bytes;
+  return part;
+}
+
+// The means that `mean` keeps behind the part of the storage: K's, then V's, bf16 [head_dim].
+struct MeansBehind {
+  bool of_k, of_v;
+  std::size_t dim;
+  std::size_t bytes() const { return 2 * dim * ((of_k ? 1 : 0) + (of_v ? 1 : 0)); }
+};
+MeansBehind means_behind(const std::string& spec, std::size_t dim) {
+  const bool any = spec.find("mean") != std::string::npos;
+  return {any && spec.find("of=v") == std::string::npos,
+          any && spec.find("of=k") == std::string::npos, dim};
+}
+
+void add_means(const SequenceKv& kv, std::uint32_t kv_head, const MeansBehind& means,
+               DecodedHead& out) {
+  for (std::uint32_t t = 0; t < kv.closed_tiles() * kv.tile_tokens(); ++t) {
+    const Part part = part_of(kv, t / kv.tile_tokens(), kv_head);
+    const std::byte* k_means = part.begin + part.bytes - means.bytes();
+    const std::byte* v_means = k_means + (means.of_k ? 2 * means.dim : 0);
+    for (std::size_t d = 0; d < means.dim; ++d) {
+      const double k = means.of_k ? bf16_at(k_means, d) : 0.0;
+      const double v = means.of_v ? bf16_at(v_means, d) : 0.0;
+      out.k[t * means.dim + d] += k;
+      out.v[t * means.dim + d] += v;
+      out.k_size[t * means.dim + d] += std::fabs(k);
+      out.v_size[t * means.dim + d] += std::fabs(v);
+    }
+  }
+}
+
 }  // namespace
 
 DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
@@ -435,19 +478,19 @@ DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
                        &out.k_size, &out.v_size}) {
     values->assign(n, 0.0);
   }
-  for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
-    const std::span<const std::byte> segment = kv.segment(0, tile);
-    SegmentHeader header;
-    std::memcpy(&header, segment.data(), sizeof(header));
-    const std::size_t part_bytes = (segment.size() - sizeof(header)) / kv.geometry.kv_heads;
-    const std::byte* part = segment.data() + sizeof(header) + kv_head * part_bytes;
-    const std::size_t first = std::size_t{tile} * kv.tile_tokens();
-    decode_tile(kv, part, header, part_bytes, first, out);
-  }
   const std::string& spec = kv.codec->spec();
-  const bool of_codes =
-      spec.find("hack") != std::string::npos && spec.find("dequantize") == std::string::npos;
-  if (!of_codes) settle_as_bf16(out);
+  const MeansBehind means = means_behind(spec, out.head_dim);
+  for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
+    const Part part = part_of(kv, tile, kv_head);
+    decode_tile(kv, part.begin, part.header, part.bytes - means.bytes(),
+                std::size_t{tile} * kv.tile_tokens(), out);
+  }
+  const auto stands = [&](const char* stage) { return spec.find(stage) != std::string::npos; };
+  // What stands before `mean` in the spec acts on the sums, what stands behind on the rest.
+  const bool settles_sums = spec.find("dequantize") < spec.find("mean") && stands("dequantize");
+  if (!stands("hack") || (stands("dequantize") && !settles_sums)) settle_as_bf16(out);
+  add_means(kv, kv_head, means, out);
+  if (settles_sums) settle_as_bf16(out);
   const OpenTile open = kv.open_tile(0);
   const std::size_t head_bytes = std::size_t{kv.tile_tokens()} * out.head_dim * 2;
   decode_dense(open.k + kv_head * head_bytes, open.v + kv_head * head_bytes,

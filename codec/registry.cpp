@@ -134,6 +134,8 @@ const std::vector<StageEntry>& list_stages() {
        "Walsh-Hadamard transform of Q, K and V along head_dim", make_hadamard_stage},
       {"dequantize", StageKind::kAdapter, "dequantize",
        "attention on bf16 values made of the codes, not on the codes", make_dequantize_stage},
+      {"mean", StageKind::kAdapter, "mean[(of=k|v)]",
+       "each channel's mean over the tile kept apart", make_mean_stage},
       {"raw", StageKind::kStorage, "raw", "KV as bf16", make_raw_stage},
       {"fp8", StageKind::kStorage, "fp8(e4m3|e5m2)", "8-bit floats", make_fp8_stage},
       {"int8", StageKind::kStorage, "int8", "8-bit integers, a scale for each token",

@@ -18,6 +18,7 @@ Result<Stage> make_hack_stage(const SpecStage& spec);
 // hack with layout=paper, to which make_hack_stage hands over.
 Result<Stage> make_paper_stage(const SpecStage& spec);
 Result<Stage> make_hadamard_stage(const SpecStage& spec);
+Result<Stage> make_mean_stage(const SpecStage& spec);
 Result<Stage> make_dequantize_stage(const SpecStage& spec);
 
 Result<std::string> expand_kivi(const SpecStage& spec);

@@ -98,7 +98,9 @@ Status probe_attention(BitHash& hash) {
   kernels.attend_dense_f32({q.data()}, k.data(), v.data(), nullptr, dense.view());
   dense.add_to(hash);
 
-  for (const char* spec : {codec::kDefaultSpec.data(), "hack(k=2,v=2)"}) {
+  // Each storage that has kernels of its own, by the paths that they take.
+  for (const char* spec : {codec::kDefaultSpec.data(), "hack(k=2,v=2)",
+                           "hack(k=3,v=5,group=32,balance=dual)", "hack(k=2,v=2,layout=paper)"}) {
     KVF_ASSIGN_OR_RETURN(const auto codec, codec::make_codec(spec));
     std::vector<std::byte> segment(codec->segment_bytes(geometry, 0, 1, kGridTokens));
     const codec::OpenTile tile{reinterpret_cast<std::byte*>(k16.data()),

@@ -37,6 +37,8 @@ TEST(Spec, EqualMeaningHasEqualText) {
             "hack(k=3,v=1,range=lsq,group=128,balance=dual,first_bits=none)");
   EXPECT_EQ(spec_of("hack(k=2,v=2,balance=none,group=64,first_bits=8)"), "hack(k=2,v=2)");
   EXPECT_EQ(spec_of("raw"), "raw");
+  EXPECT_EQ(spec_of("mean(of=kv)|int"), "mean | int(k=2,v=2)");
+  EXPECT_EQ(spec_of("dequantize|mean(of=k)|int8"), "dequantize | mean(of=k) | int8");
   EXPECT_EQ(spec_of("hack(tile=64)"), "hack(k=4,v=2)");
   EXPECT_EQ(spec_of("hack(tile=128,group=128)"), "hack(k=4,v=2,group=128)");
   EXPECT_EQ(spec_of("hack(tile=128)"), "hack(k=4,v=2,tile=128)");
@@ -125,6 +127,8 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"raw | kivi", 7, "the end or a wire stage"},
       {"hadamard | kvarn", 12, "there already"},
       {"dequantize | kvarn", 14, "which come before adapter stages"},
+      {"mean(of=q) | raw", 9, "kv, k or v for \"of\""},
+      {"mean | mean(of=k) | raw", 8, "there already"},
       {"fp8(e3m4)", 5, "expected e4m3 or e5m2"},
       {"fp8(k=e4m3)", 5, "a bare word"},
       {"fp8(e4m3,e4m3)", 10, "\"a bare word\" only once"},
@@ -202,6 +206,8 @@ TEST(Spec, GeometriesThatAreNotServed) {
   EXPECT_THAT(why_not("hack", {4, 2, 8, 80}), HasSubstr("64, 128 or 256; use raw"));
   EXPECT_EQ(why_not("fp8", {4, 2, 8, 80}), "");
   EXPECT_EQ(why_not("int8", {4, 2, 8, 80}), "");
+  EXPECT_EQ(why_not("mean | int8", {4, 2, 8, 80}), "");
+  EXPECT_THAT(why_not("mean(of=k) | int8", {4, 2, 8, 80}), HasSubstr("multiple of 32"));
   EXPECT_THAT(why_not("int", {4, 2, 8, 80}), HasSubstr("not a multiple of group=64"));
   EXPECT_THAT(why_not("dequantize | hack", {4, 2, 8, 80}), HasSubstr("64, 128 or 256"));
   EXPECT_THAT(why_not("hadamard | raw", {4, 2, 8, 80}), HasSubstr("power of two"));
