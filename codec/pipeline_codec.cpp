@@ -133,19 +133,11 @@ std::size_t PipelineCodec::head_bytes(const KvGeometry& geometry, TileId id,
                          : storage_->head_bytes(geometry, id);
 }
 
-std::vector<Plane> PipelineCodec::body_planes(const KvGeometry& geometry, TileId id,
+std::vector<Plane> PipelineCodec::head_planes(const KvGeometry& geometry, TileId id,
                                               std::uint32_t tokens) const {
+  if (!is_open(tokens)) return storage_->planes(geometry, id);
   const OpenDtype dtype = traits().open_dtype;
-  const auto value_bits = static_cast<std::uint32_t>(8 * bytes_of(dtype));
-  const std::vector<Plane> head =
-      is_open(tokens) ? std::vector<Plane>{{PlaneKind::kValues, value_bits,
-                                            dense_head_bytes(geometry, tokens, dtype)}}
-                      : storage_->planes(geometry, id);
-  std::vector<Plane> planes;
-  for (std::uint32_t h = 0; h < geometry.kv_heads; ++h) {
-    planes.insert(planes.end(), head.begin(), head.end());
-  }
-  return planes;
+  return dense_planes(dense_head_bytes(geometry, tokens, dtype), dtype);
 }
 
 std::size_t PipelineCodec::segment_bytes(const KvGeometry& geometry, std::uint32_t layer,
@@ -271,7 +263,7 @@ std::size_t PipelineCodec::wrap(const KvGeometry& geometry, std::span<const std:
   if (wire_ == nullptr) return Codec::wrap(geometry, segment, out);
   SegmentHeader header = read_header(segment);
   const std::size_t bytes =
-      wire_->wrap(body_planes(geometry, {header.layer, header.tile}, header.tokens),
+      wire_->wrap(head_planes(geometry, {header.layer, header.tile}, header.tokens),
                   segment.subspan(kSegmentHeaderBytes),
                   out.subspan(kSegmentHeaderBytes, segment.size() - kSegmentHeaderBytes - 1));
   if (bytes == 0) return Codec::wrap(geometry, segment, out);
@@ -298,7 +290,7 @@ Status PipelineCodec::unwrap(const KvGeometry& geometry, std::uint32_t layer, st
   wrapped.wrapped = 1;
   wrapped.bytes = static_cast<std::uint32_t>(bytes);
   KVF_RETURN_IF_ERROR(compare_headers(read_header(wire), wrapped));
-  KVF_RETURN_IF_ERROR(wire_->unwrap(body_planes(geometry, {layer, tile}, tokens),
+  KVF_RETURN_IF_ERROR(wire_->unwrap(head_planes(geometry, {layer, tile}, tokens),
                                     wire.subspan(kSegmentHeaderBytes),
                                     out.subspan(kSegmentHeaderBytes)));
   std::memcpy(out.data(), &plain, sizeof(plain));

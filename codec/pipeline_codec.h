@@ -50,7 +50,7 @@ class PipelineCodec final : public Codec {
  private:
   bool is_open(std::uint32_t tokens) const { return tokens < tile_tokens(); }
   std::size_t head_bytes(const KvGeometry& geometry, TileId id, std::uint32_t tokens) const;
-  std::vector<Plane> body_planes(const KvGeometry& geometry, TileId id, std::uint32_t tokens) const;
+  std::vector<Plane> head_planes(const KvGeometry& geometry, TileId id, std::uint32_t tokens) const;
   SegmentHeader header(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                        std::uint32_t tokens) const;
 

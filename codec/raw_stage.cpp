@@ -30,7 +30,7 @@ class RawStage final : public StorageStage {
     return dense_head_bytes(geometry, kGridTokens, dtype_);
   }
   std::vector<Plane> planes(const KvGeometry& geometry, TileId id) const override {
-    return {{PlaneKind::kValues, bits(id).k, head_bytes(geometry, id)}};
+    return dense_planes(head_bytes(geometry, id), dtype_);
   }
   void encode_head(const KvGeometry& geometry, TileId id, std::uint32_t, const std::byte* k,
                    const std::byte* v, std::byte* out) const override {

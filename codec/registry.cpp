@@ -152,6 +152,12 @@ const std::vector<StageEntry>& list_stages() {
        "KIVI: hack with groups of 32 and min-max, its residual as tiles", nullptr, expand_kivi},
       {"kvarn", StageKind::kPreset, "kvarn(k=1..8,v=1..8[,group=32|64|128])",
        "KVarN: hadamard and hack with balance=dual and tiles of 128", nullptr, expand_kvarn},
+      {"rans", StageKind::kWire, "rans",
+       "entropy coding of codes, scales and open tiles, for slow links", make_rans_stage},
+      {"lossless", StageKind::kWire, "lossless",
+       "entropy coding of the exponents of bf16 values, for slow links", make_lossless_stage},
+      {"zstd", StageKind::kWire, "zstd[(level=1..19)]", "Zstandard, for slow links",
+       make_zstd_stage},
   };
   return stages;
 }

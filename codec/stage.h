@@ -59,6 +59,12 @@ struct Plane {
   std::size_t bytes = 0;
 };
 
+// K, then V, of half the bytes each.
+std::vector<Plane> dense_planes(std::size_t bytes, OpenDtype dtype);
+// Appends the planes of codes of 1 to 8 bits: sub-planes of 8, 4, 2 or 1 bits
+// (kernels/hack_kernels.h). bytes_a_bit: of 1-bit codes.
+void add_code_planes(std::uint32_t bits, std::size_t bytes_a_bit, std::vector<Plane>& planes);
+
 // How a closed tile lies in a segment. The segments of open tiles are dense for every storage
 // (codec/segment.h). The methods are those of Codec, for whole tiles of one KV head; the header is
 // written and checked by the codec, so a part is what follows it.
@@ -100,7 +106,7 @@ class WireStage {
  public:
   virtual ~WireStage() = default;
   virtual std::string text() const = 0;  // normalised
-  // The body's planes, all KV heads in order.
+  // planes: of the part of one KV head; the body holds those of all heads, in order.
   // Writes fewer bytes than the body has to out, which holds body.size() - 1, and returns their
   // number; or returns 0, and the body goes as it is. Equal bytes on every instruction set.
   virtual std::size_t wrap(std::span<const Plane> planes, std::span<const std::byte> body,

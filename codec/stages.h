@@ -20,6 +20,9 @@ Result<Stage> make_paper_stage(const SpecStage& spec);
 Result<Stage> make_hadamard_stage(const SpecStage& spec);
 Result<Stage> make_mean_stage(const SpecStage& spec);
 Result<Stage> make_dequantize_stage(const SpecStage& spec);
+Result<Stage> make_rans_stage(const SpecStage& spec);
+Result<Stage> make_lossless_stage(const SpecStage& spec);
+Result<Stage> make_zstd_stage(const SpecStage& spec);
 
 Result<std::string> expand_kivi(const SpecStage& spec);
 Result<std::string> expand_kvarn(const SpecStage& spec);

@@ -16,7 +16,7 @@ build_packages=(
   libdnnl-dev                                         # matrix products
   prometheus-cpp-dev libcurl4-openssl-dev zlib1g-dev  # metrics
   libspdlog-dev libfmt-dev libyaml-cpp-dev libcli11-dev
-  libxxhash-dev libpcre2-dev libutf8proc-dev libssl-dev
+  libxxhash-dev libzstd-dev libpcre2-dev libutf8proc-dev libssl-dev
 )
 test_packages=(libgtest-dev libgmock-dev librapidcheck-dev clang-format-14
   clang-14 libclang-rt-14-dev)  # fuzz targets
