@@ -20,12 +20,6 @@ std::vector<Plane> dense_planes(std::size_t bytes, OpenDtype dtype) {
   return {half, half};
 }
 
-void add_code_planes(std::uint32_t bits, std::size_t bytes_a_bit, std::vector<Plane>& planes) {
-  for (const std::uint32_t sub : {8u, 4u, 2u, 1u}) {
-    if ((bits & sub) != 0) planes.push_back({PlaneKind::kCodes, sub, sub * bytes_a_bit});
-  }
-}
-
 void StorageStage::attend_open_head(const std::byte* k, const std::byte* v,
                                     const QueryRows& queries, const std::uint32_t* visible,
                                     kernels::AttentionStates states) const {

@@ -61,9 +61,6 @@ struct Plane {
 
 // K, then V, of half the bytes each.
 std::vector<Plane> dense_planes(std::size_t bytes, OpenDtype dtype);
-// Appends the planes of codes of 1 to 8 bits: sub-planes of 8, 4, 2 or 1 bits
-// (kernels/hack_kernels.h). bytes_a_bit: of 1-bit codes.
-void add_code_planes(std::uint32_t bits, std::size_t bytes_a_bit, std::vector<Plane>& planes);
 
 // How a closed tile lies in a segment. The segments of open tiles are dense for every storage
 // (codec/segment.h). The methods are those of Codec, for whole tiles of one KV head; the header is

@@ -36,6 +36,7 @@ class LlamaModel : public Model {
   std::uint64_t numerics_class() const override { return numerics_class_; }
   Status forward(std::span<const SequenceChunk> chunks, std::vector<float>& logits,
                  const TilesClosed& tiles_closed) override;
+  ComputePool& pool() override { return pool_; }
   const StepTimings& last_step() const override { return timings_; }
   void observe(AttentionObserver observer) override { observer_ = std::move(observer); }
 

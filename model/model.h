@@ -110,6 +110,10 @@ class Model {
                          const TilesClosed& tiles_closed = nullptr) = 0;
   virtual const StepTimings& last_step() const = 0;
 
+  // The pool that steps run on, for other work of the thread that runs them, between or in
+  // tiles_closed.
+  virtual ComputePool& pool() = 0;
+
   // Calls `observer` in every layer of later steps, once for each run of rows; an empty one ends
   // it. Changes no result.
   virtual void observe(AttentionObserver observer) = 0;

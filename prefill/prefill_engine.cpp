@@ -4,8 +4,10 @@
 #include <optional>
 #include <utility>
 
+#include "base/compute_pool.h"
 #include "base/log.h"
 #include "cluster/messages.h"
+#include "codec/wire_forms.h"
 #include "model/choice_sampler.h"
 
 namespace kvferry::prefill {
@@ -22,6 +24,7 @@ struct PrefillEngine::Job {
 
   // Engine thread's, until the job is committed.
   std::unique_ptr<codec::PooledSequence> sequence;
+  std::unique_ptr<codec::WireForms> wire_forms;
   transport::TransferTimings timings;
 };
 
@@ -42,7 +45,10 @@ PrefillEngine::PrefillEngine(PrefillParts parts, PrefillConfig config)
       queue_seconds_(parts_.metrics->histogram("kvferry_prefill_queue_seconds",
                                                "From the order to a prompt's first chunk.")),
       encode_seconds_(parts_.metrics->counter("kvferry_prefill_encode_seconds_total",
-                                              "CPU time spent encoding KV, over all threads.")) {}
+                                              "CPU time spent encoding KV, over all threads.")),
+      wrap_seconds_(parts_.metrics->counter(
+          "kvferry_prefill_wrap_seconds_total",
+          "CPU time spent on the wire form of segments, over all threads.")) {}
 
 PrefillEngine::~PrefillEngine() = default;
 
@@ -75,8 +81,11 @@ Result<PrefillEngine::JobPtr> PrefillEngine::make_job(const proto::StartPrefill&
   }
   if (plan.has_logprobs()) job->logprobs = plan.logprobs();
   job->received_ns = parts_.timers->now_ns();
-  const std::size_t needed = codec::PooledSequence::bytes_needed(
-      *job->identity.codec, job->identity.geometry, {job->identity.tokens, job->identity.tokens});
+  const std::size_t needed =
+      codec::PooledSequence::bytes_needed(*job->identity.codec, job->identity.geometry,
+                                          {job->identity.tokens, job->identity.tokens}) +
+      codec::WireForms::bytes_needed(*job->identity.codec, job->identity.geometry,
+                                     job->identity.tokens);
   if (needed + config_.staging_bytes > parts_.pool->usage().pool) {
     return invalid_argument("the prompt's KV needs " + std::to_string(needed) +
                             " bytes, more than the pool has beside its staging; raise pool_mib");
@@ -194,15 +203,22 @@ void PrefillEngine::drop_cancelled() {
 void PrefillEngine::admit() {
   while (!engine_->waiting.empty()) {
     const JobPtr& job = engine_->waiting.front();
+    // The wire forms count as reserved, so that there is room for them once there is for the rest.
+    const transport::TransferIdentity& identity = job->identity;
     auto sequences = codec::PooledSequence::create(
-        *parts_.pool, job->identity.codec, job->identity.geometry,
-        {job->identity.tokens, job->identity.tokens}, config_.staging_bytes);
+        *parts_.pool, identity.codec, identity.geometry, {identity.tokens, identity.tokens},
+        config_.staging_bytes +
+            codec::WireForms::bytes_needed(*identity.codec, identity.geometry, identity.tokens));
     if (!sequences.ok()) {
       // Memory comes back as earlier transfers are acknowledged, which posts and so wakes the
       // engine. make_job has seen that the pool as a whole suffices.
       return;
     }
+    auto wire_forms =
+        codec::WireForms::create(*parts_.pool, identity.codec, identity.geometry, identity.tokens);
+    if (!wire_forms.ok()) return;  // likewise: the free memory is in pieces
     job->sequence = std::move(sequences->front());
+    job->wire_forms = std::move(*wire_forms);
     job->timings.queue_ns = parts_.timers->now_ns() - job->received_ns;
     queue_seconds_.observe(static_cast<double>(job->timings.queue_ns) * 1e-9);
     engine_->running.push_back(job);
@@ -261,9 +277,26 @@ void PrefillEngine::push_tiles(const JobPtr& job, std::uint32_t layer, std::uint
   for (std::uint32_t tile = first; tile < last; ++tile) {
     segments.push_back(job->sequence->kv().segment(layer, tile));
   }
-  parts_.reactor([this, job, layer, first, segments = std::move(segments)]() mutable {
+  push(job, layer, first, segments);
+}
+
+// Wraps the segments where the codec has a wire form, on the pool, and hands them to the sender.
+void PrefillEngine::push(const JobPtr& job, std::uint32_t layer, std::uint32_t first,
+                         const std::vector<std::span<const std::byte>>& segments) {
+  std::vector<transport::OutgoingSegment> outgoing;
+  for (const auto& segment : segments) outgoing.emplace_back(segment);
+  if (job->identity.codec->traits().wraps) {
+    ComputePool& pool = parts_.model->pool();
+    const std::uint64_t busy_ns = pool.busy_ns();
+    pool.parallel_for(segments.size(), [&](std::size_t i, int) {
+      outgoing[i].wire =
+          job->wire_forms->wrap(layer, first + static_cast<std::uint32_t>(i), segments[i]);
+    });
+    wrap_seconds_.add(static_cast<double>(pool.busy_ns() - busy_ns) * 1e-9);
+  }
+  parts_.reactor([this, job, layer, first, outgoing = std::move(outgoing)]() mutable {
     if (job->cancelled) return;
-    parts_.sender->push(job->identity.transfer_id, layer, first, std::move(segments));
+    parts_.sender->push(job->identity.transfer_id, layer, first, std::move(outgoing));
   });
 }
 
@@ -277,10 +310,7 @@ Status PrefillEngine::push_open_tile(const JobPtr& job) {
     const std::span<std::byte> segment = job->sequence->open_segment(layer, tile, tokens);
     KVF_RETURN_IF_ERROR(
         kv.codec->encode(kv.geometry, layer, tile, tokens, kv.open_tile(layer), segment));
-    parts_.reactor([this, job, layer, tile, segment] {
-      if (job->cancelled) return;
-      parts_.sender->push(job->identity.transfer_id, layer, tile, {segment});
-    });
+    push(job, layer, tile, {segment});
   }
   return ok_status();
 }

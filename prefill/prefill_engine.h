@@ -81,6 +81,8 @@ class PrefillEngine {
   void admit();
   void run_chunks(const std::vector<JobPtr>& batch, const std::vector<std::uint32_t>& counts);
   void push_tiles(const JobPtr& job, std::uint32_t layer, std::uint32_t first, std::uint32_t last);
+  void push(const JobPtr& job, std::uint32_t layer, std::uint32_t first,
+            const std::vector<std::span<const std::byte>>& segments);
   Status push_open_tile(const JobPtr& job);
   void commit(const JobPtr& job, std::span<const float> logits);
   void fail(const JobPtr& job, const Status& status);
@@ -93,6 +95,7 @@ class PrefillEngine {
   Histogram& prefill_seconds_;
   Histogram& queue_seconds_;
   Counter& encode_seconds_;
+  Counter& wrap_seconds_;
 };
 
 }  // namespace kvferry::prefill

@@ -55,7 +55,7 @@ struct TransferTimings {         // of one transfer, measured where it is named
 };
 
 struct TransferStats {              // of one transfer, as D saw it
-  std::uint64_t payload_bytes = 0;  // verified DATA payloads
+  std::uint64_t payload_bytes = 0;  // verified DATA payloads, as they came
   std::uint64_t wire_bytes = 0;     // all frames of the transfer, both ways, headers included
   std::uint64_t first_data_ns = 0;  // monotonic time of the first and the last DATA frame
   std::uint64_t last_data_ns = 0;
@@ -67,9 +67,11 @@ struct TransferStats {              // of one transfer, as D saw it
 
 struct ReceiveCallbacks {
   // Where segment (layer, tile) shall live; size is codec->segment_bytes(geometry, layer, tile,
-  // tokens of that tile). Called once for each verified segment, which is then copied there; an
-  // open last tile's segment goes there too. Empty span: refuse (memory is gone); the transfer then
-  // fails on both sides. Must not call back into the receiver.
+  // tokens of that tile). Called for each segment of a frame whose payload is as it was sent, which
+  // is then unwrapped there and validated, an open last tile's too; called again if the frame is
+  // refused after all and sent again. What lies there counts only once the transfer is complete.
+  // Empty span: refuse (memory is gone); the transfer then fails on both sides. Must not call back
+  // into the receiver.
   std::function<std::span<std::byte>(std::uint32_t layer, std::uint32_t tile)> land;
   // All resident and committed. Called once; then the transfer is over for the receiver.
   std::function<void(FirstTokens, const TransferStats&)> complete;
@@ -106,6 +108,16 @@ struct SendCallbacks {
   std::function<void(Status)> failed;
 };
 
+// A segment to send, and its wire form (Codec::wrap): the segment itself for most codecs.
+struct OutgoingSegment {
+  explicit OutgoingSegment(std::span<const std::byte> plain) : segment(plain), wire(plain) {}
+  OutgoingSegment(std::span<const std::byte> plain, std::span<const std::byte> wrapped)
+      : segment(plain), wire(wrapped) {}
+
+  std::span<const std::byte> segment;  // for the digest; read while it is pushed
+  std::span<const std::byte> wire;
+};
+
 class KvSender {
  public:
   virtual ~KvSender() = default;
@@ -114,12 +126,12 @@ class KvSender {
   virtual Status open(const TransferIdentity& identity, const std::string& receiver_address,
                       std::uint64_t deadline_ns, SendCallbacks callbacks) = 0;
   // Queues closed segments (one contiguous range a tile, in tile order, or the open last tile's
-  // dense segment) of one layer. The memory stays untouched until acknowledged or failed. Frames
-  // are gathered up to the frame size and sent as credits allow. May be called before `granted`. A
-  // wrong size, a segment pushed twice or after commit fails the transfer; unknown ids (the
-  // transfer may just have ended) are ignored, here and below.
+  // dense segment) of one layer. Their wire forms stay untouched until acknowledged or failed.
+  // Frames are gathered up to the frame size and sent as credits allow. May be called before
+  // `granted`. A wrong size, a segment pushed twice or after commit fails the transfer; unknown ids
+  // (the transfer may just have ended) are ignored, here and below.
   virtual void push(std::uint64_t transfer_id, std::uint32_t layer, std::uint32_t first_tile,
-                    std::vector<std::span<const std::byte>> segments) = 0;
+                    std::vector<OutgoingSegment> segments) = 0;
   // All segments have been pushed.
   virtual void commit(std::uint64_t transfer_id, FirstTokens first_tokens,
                       const TransferTimings& timings) = 0;

@@ -1,7 +1,9 @@
 #include "transport/receive_side.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "base/clock.h"
+#include "codec/segment.h"
 
 namespace kvferry::transport {
 
@@ -267,10 +269,10 @@ std::optional<RefusalCause> ReceiveSide::check_data(const Transfer& t, const Fra
       h.token_count != t.shape.tokens_of(h.first_tile, h.tile_count)) {
     return RefusalCause::kBounds;
   }
-  if (h.payload_bytes > t.slot_bytes ||
-      h.payload_bytes != t.shape.segment_bytes(h.layer, h.first_tile, h.tile_count)) {
-    return RefusalCause::kSize;
-  }
+  const std::size_t bytes = t.shape.segment_bytes(h.layer, h.first_tile, h.tile_count);
+  const bool fits = t.identity.codec->traits().wraps ? h.payload_bytes <= bytes  // see split
+                                                     : h.payload_bytes == bytes;
+  if (h.payload_bytes > t.slot_bytes || !fits) return RefusalCause::kSize;
   if (all_resident(t, h) || std::count(t.landing.begin(), t.landing.end(), h.sequence) != 0) {
     return RefusalCause::kDuplicate;
   }
@@ -340,35 +342,54 @@ void ReceiveSide::on_data(Channel& channel, const FrameHeader& header, std::span
   if (channel.open()) refuse_data(transfer, header, cause);
 }
 
-// Validates every segment before the first is copied, so a frame is used whole or not at all. The
-// digest is of the bytes where they finally lie.
+// The wire forms of a frame's segments, which say themselves how long they are where the codec
+// wraps. kDataLoss unless they are the payload, no more and no less.
+Result<std::vector<std::span<const std::byte>>> ReceiveSide::split(
+    const Transfer& t, const FrameHeader& h, std::span<const std::byte> payload) const {
+  std::vector<std::span<const std::byte>> wires;
+  for (std::uint32_t i = 0; i < h.tile_count; ++i) {
+    const std::size_t most = t.shape.segment_bytes(h.layer, h.first_tile + i);
+    std::size_t bytes = most;
+    if (t.identity.codec->traits().wraps) {
+      KVF_ASSIGN_OR_RETURN(bytes, codec::wire_bytes(payload));
+      if (bytes > most) return data_loss("a wrapped segment is longer than the segment");
+    }
+    wires.push_back(payload.first(bytes));
+    payload = payload.subspan(bytes);
+  }
+  if (!payload.empty()) return data_loss("bytes behind the last segment of a frame");
+  return wires;
+}
+
+// A frame is used whole or not at all: its segments count as resident once the last of them is
+// unwrapped where it will live, and valid. The digest is of the bytes as they lie there.
 Status ReceiveSide::accept_segments(Transfer& t, const FrameHeader& h,
                                     std::span<const std::byte> payload, RefusalCause& cause) {
   cause = RefusalCause::kSegment;
-  std::size_t at = 0;
-  for (std::uint32_t tile = h.first_tile; tile < h.first_tile + h.tile_count; ++tile) {
-    const std::size_t bytes = t.shape.segment_bytes(h.layer, tile);
-    KVF_RETURN_IF_ERROR(t.identity.codec->validate(
-        t.identity.geometry, h.layer, tile, t.shape.tokens_of(tile), payload.subspan(at, bytes)));
-    at += bytes;
-  }
-  cause = RefusalCause::kLanding;
-  at = 0;
-  for (std::uint32_t tile = h.first_tile; tile < h.first_tile + h.tile_count; ++tile) {
-    const std::span<const std::byte> segment =
-        payload.subspan(at, t.shape.segment_bytes(h.layer, tile));
-    at += segment.size();
+  KVF_ASSIGN_OR_RETURN(const auto wires, split(t, h, payload));
+  const std::uint64_t begin_ns = monotonic_ns();
+  std::vector<std::span<std::byte>> homes(h.tile_count);
+  for (std::uint32_t i = 0; i < h.tile_count; ++i) {
+    const std::uint32_t tile = h.first_tile + i;
     if (t.resident[t.shape.index(h.layer, tile)]) continue;
-    const std::span<std::byte> home = t.callbacks.land(h.layer, tile);
-    if (home.size() != segment.size()) {
+    homes[i] = t.callbacks.land(h.layer, tile);
+    if (homes[i].size() != t.shape.segment_bytes(h.layer, tile)) {
+      cause = RefusalCause::kLanding;
       return resource_exhausted("no memory to land layer " + std::to_string(h.layer) + " tile " +
                                 std::to_string(tile));
     }
-    std::memcpy(home.data(), segment.data(), segment.size());
-    t.digest.add(h.layer, tile, home);
-    t.resident[t.shape.index(h.layer, tile)] = true;
+    KVF_RETURN_IF_ERROR(t.identity.codec->unwrap(t.identity.geometry, h.layer, tile,
+                                                 t.shape.tokens_of(tile), wires[i], homes[i]));
+  }
+  if (t.identity.codec->traits().wraps) {
+    context_.metrics.unwrap_seconds.add(static_cast<double>(monotonic_ns() - begin_ns) * 1e-9);
+  }
+  for (std::uint32_t i = 0; i < h.tile_count; ++i) {
+    if (homes[i].empty()) continue;
+    t.digest.add(h.layer, h.first_tile + i, homes[i]);
+    t.resident[t.shape.index(h.layer, h.first_tile + i)] = true;
     --t.missing;
-    t.stats.payload_bytes += segment.size();
+    t.stats.payload_bytes += wires[i].size();
   }
   t.stats.last_data_ns = context_.now_ns();
   context_.metrics.moved(Direction::kReceived, t.identity.codec->spec(), payload.size(),

@@ -106,6 +106,9 @@ class ReceiveSide : public KvReceiver {
   bool all_resident(const Transfer& transfer, const FrameHeader& header) const;
   void acknowledge(Transfer& transfer, const FrameHeader& header);
   void refuse_data(Transfer& transfer, const FrameHeader& header, RefusalCause cause);
+  Result<std::vector<std::span<const std::byte>>> split(const Transfer& transfer,
+                                                        const FrameHeader& header,
+                                                        std::span<const std::byte> payload) const;
   Status accept_segments(Transfer& transfer, const FrameHeader& header,
                          std::span<const std::byte> payload, RefusalCause& cause);
   void finish_if_whole(std::uint64_t transfer_id);

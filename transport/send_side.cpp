@@ -41,23 +41,23 @@ Status SendSide::open(const TransferIdentity& identity, const std::string& recei
 }
 
 void SendSide::push(std::uint64_t transfer_id, std::uint32_t layer, std::uint32_t first_tile,
-                    std::vector<std::span<const std::byte>> segments) {
+                    std::vector<OutgoingSegment> segments) {
   Transfer* t = find_open(transfer_id);
   if (t == nullptr) return;
   const Status fits = check_push(*t, layer, first_tile, segments);
   if (!fits.ok()) return end(*t, fits, true);
   for (std::uint32_t i = 0; i < segments.size(); ++i) {
-    t->digest.add(layer, first_tile + i, segments[i]);
+    t->digest.add(layer, first_tile + i, segments[i].segment);
     t->pushed[t->shape.index(layer, first_tile + i)] = true;
     --t->to_push;
-    t->payload_bytes += segments[i].size();
-    t->queue.push_back({layer, first_tile + i, segments[i]});
+    t->payload_bytes += segments[i].wire.size();
+    t->queue.push_back({layer, first_tile + i, segments[i].wire});
   }
   pump(*t);
 }
 
 Status SendSide::check_push(const Transfer& t, std::uint32_t layer, std::uint32_t first_tile,
-                            const std::vector<std::span<const std::byte>>& segments) const {
+                            const std::vector<OutgoingSegment>& segments) const {
   if (t.commit.has_value()) return failed_precondition("segments pushed after commit");
   if (segments.size() > t.shape.tiles() ||
       !t.shape.contains(layer, first_tile, static_cast<std::uint32_t>(segments.size()))) {
@@ -65,11 +65,14 @@ Status SendSide::check_push(const Transfer& t, std::uint32_t layer, std::uint32_
   }
   for (std::uint32_t i = 0; i < segments.size(); ++i) {
     const std::uint32_t tile = first_tile + i;
-    if (segments[i].size() != t.shape.segment_bytes(layer, tile)) {
-      return invalid_argument("segment of layer " + std::to_string(layer) + " tile " +
-                              std::to_string(tile) + " has " + std::to_string(segments[i].size()) +
-                              " bytes, its codec says " +
-                              std::to_string(t.shape.segment_bytes(layer, tile)));
+    const std::size_t bytes = t.shape.segment_bytes(layer, tile);
+    const std::size_t wire = segments[i].wire.size();
+    if (segments[i].segment.size() != bytes || wire == 0 || wire > bytes ||
+        (wire < bytes && !t.identity.codec->traits().wraps)) {
+      return invalid_argument(
+          "segment of layer " + std::to_string(layer) + " tile " + std::to_string(tile) + " has " +
+          std::to_string(segments[i].segment.size()) + " bytes, " + std::to_string(wire) +
+          " to send; its codec says " + std::to_string(bytes));
     }
     if (t.pushed[t.shape.index(layer, tile)]) return invalid_argument("segment pushed twice");
   }

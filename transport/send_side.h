@@ -32,7 +32,7 @@ class SendSide : public KvSender {
   Status open(const TransferIdentity& identity, const std::string& receiver_address,
               std::uint64_t deadline_ns, SendCallbacks callbacks) override;
   void push(std::uint64_t transfer_id, std::uint32_t layer, std::uint32_t first_tile,
-            std::vector<std::span<const std::byte>> segments) override;
+            std::vector<OutgoingSegment> segments) override;
   void commit(std::uint64_t transfer_id, FirstTokens first_tokens,
               const TransferTimings& timings) override;
   void cancel(std::uint64_t transfer_id, const Status& why) override;
@@ -104,7 +104,7 @@ class SendSide : public KvSender {
   void on_nack(Transfer& transfer, const FrameHeader& header);
   void drop_credit(Transfer& transfer, std::uint32_t sequence, Frame& frame);
   Status check_push(const Transfer& transfer, std::uint32_t layer, std::uint32_t first_tile,
-                    const std::vector<std::span<const std::byte>>& segments) const;
+                    const std::vector<OutgoingSegment>& segments) const;
   void pump(Transfer& transfer);
   bool send_next(Transfer& transfer);
   Frame next_frame(const Transfer& transfer) const;

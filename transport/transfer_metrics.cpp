@@ -27,6 +27,8 @@ TransferMetrics::TransferMetrics(Metrics& metrics)
                                      "First to last DATA frame of a transfer")),
       sender_seconds(metrics.histogram("kvferry_transfer_sender_seconds",
                                        "Open to acknowledged of a transfer")),
+      unwrap_seconds(metrics.counter("kvferry_transfer_unwrap_seconds_total",
+                                     "Time in which the reactor undid the wire form of segments")),
       metrics_(metrics) {
   for (std::size_t d = 0; d < 2; ++d) {
     wire_bytes_[d] =

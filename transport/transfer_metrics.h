@@ -79,6 +79,7 @@ class TransferMetrics {
   Gauge& channels;
   Histogram& data_seconds;
   Histogram& sender_seconds;
+  Counter& unwrap_seconds;
 
  private:
   Metrics& metrics_;

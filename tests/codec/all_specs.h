@@ -37,6 +37,11 @@ inline constexpr const char* kAllSpecs[] = {
     "hack(k=4,v=2,layout=paper,group=32,se=off)",
     "hack(k=3,v=2,layout=paper,group=128,rounding=stochastic,seed=7)",
     "hack(k=2,v=4,layout=paper,rqe=off)",
+    "hadamard | hack(k=2,v=2) | rans",
+    "hack(k=3,v=2,group=128,balance=dual) | rans",
+    "hack(k=2,v=2,layout=paper) | rans",
+    "raw | lossless",
+    "hack(k=4,v=4) | zstd",
 };
 
 }  // namespace kvferry::codec

@@ -14,7 +14,6 @@
 namespace kvferry::e2e {
 namespace {
 
-constexpr const char* kCodecs[] = {"raw", "hadamard | hack(k=4,v=2)", "hadamard | hack(k=2,v=2)"};
 constexpr int kClients = 8;
 
 void run_requests(const Cluster& cluster, std::uint64_t first_seed, int count) {
@@ -23,7 +22,8 @@ void run_requests(const Cluster& cluster, std::uint64_t first_seed, int count) {
     for (int i; (i = next++) < count;) {
       const std::uint64_t seed = first_seed + static_cast<std::uint64_t>(i);
       const std::uint32_t length = 1 + counter_random(seed, 0) % 700;
-      const Ask ask{random_prompt(seed, length), kCodecs[seed % 3], 0.7f, seed, 24};
+      const Ask ask{random_prompt(seed, length), kCodecs[seed % std::size(kCodecs)], 0.7f, seed,
+                    24};
       // Every fifth runs to its end; the others close at event 0 (before the first token) to 19.
       const std::uint32_t close_at = counter_random(seed, 1) % 20;
       const bool to_the_end = seed % 5 == 0;

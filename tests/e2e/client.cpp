@@ -199,8 +199,8 @@ Result<std::unique_ptr<Undisturbed>> Undisturbed::create(const std::filesystem::
   model::LoadOptions options;
   options.pool = &impl->pool;
   KVF_ASSIGN_OR_RETURN(impl->model, model::load_model(model.string(), options));
-  KVF_ASSIGN_OR_RETURN(impl->codecs, codec::CodecSet::parse({std::string(codec::kDefaultSpec),
-                                                             "raw", "hadamard | hack(k=2,v=2)"}));
+  KVF_ASSIGN_OR_RETURN(impl->codecs,
+                       codec::CodecSet::parse({std::begin(kCodecs), std::end(kCodecs)}));
   KVF_ASSIGN_OR_RETURN(impl->cluster, cli::InProcessCluster::start(*impl->model, impl->codecs, {}));
   return std::unique_ptr<Undisturbed>(new Undisturbed(std::move(impl)));
 }

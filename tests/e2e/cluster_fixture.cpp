@@ -71,6 +71,7 @@ Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterOptions& options) {
                                         std::to_string(options.prefill),
                                         "--decode",
                                         std::to_string(options.decode)};
+  for (const char* codec : kCodecs) arguments.insert(arguments.end(), {"--codec", codec});
   arguments.insert(arguments.end(), options.arguments.begin(), options.arguments.end());
   cluster->pid_ = fork();
   if (cluster->pid_ == 0) execute(arguments, cluster->directory_ / "log");

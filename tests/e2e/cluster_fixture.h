@@ -19,6 +19,10 @@ namespace kvferry::e2e {
 // The bundled model.
 std::filesystem::path model_directory();
 
+// What clusters allow, the default first, and tests ask for in turn: with and without a wire form.
+inline constexpr const char* kCodecs[] = {"hadamard | hack(k=4,v=2)", "raw",
+                                          "hadamard | hack(k=2,v=2) | rans", "raw | lossless"};
+
 struct ClusterOptions {
   std::filesystem::path model = model_directory();
   std::uint32_t prefill = 1, decode = 1;
@@ -27,7 +31,7 @@ struct ClusterOptions {
 
 class Cluster {
  public:
-  // Starts `kvferry up` on the model with the three codecs and returns when it is ready.
+  // Starts `kvferry up` on the model with kCodecs and returns when it is ready.
   static Result<std::unique_ptr<Cluster>> start(const ClusterOptions& options);
   ~Cluster();  // stops it if stop() was not called
   Cluster(const Cluster&) = delete;

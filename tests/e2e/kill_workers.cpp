@@ -21,7 +21,6 @@ namespace {
 
 constexpr int kRequests = 4;
 constexpr int kAttempts = 10;  // at a kill, where answers come fast
-constexpr const char* kCodecs[] = {"raw", "hadamard | hack(k=4,v=2)", "hadamard | hack(k=2,v=2)"};
 
 struct Round {
   std::vector<Ask> asks;
@@ -33,7 +32,8 @@ Result<Round> prepare(Undisturbed& single, int number) {
   for (int i = 0; i < kRequests; ++i) {
     const std::uint64_t seed = static_cast<std::uint64_t>(number) * kRequests + i + 1;
     const std::uint32_t length = 300 + counter_random(seed, 0) % 1600;
-    Ask ask{random_prompt(seed, length), kCodecs[seed % 3], i % 2 == 0 ? 0.0f : 0.8f, seed, 100};
+    Ask ask{random_prompt(seed, length), kCodecs[seed % std::size(kCodecs)],
+            i % 2 == 0 ? 0.0f : 0.8f, seed, 100};
     ask.choices = i == 3 ? 3 : 1;
     ask.penalties = i >= 2;
     ask.logprobs = i == 1;

@@ -21,7 +21,6 @@ namespace {
 
 constexpr std::uint32_t kLengths[] = {1, 63, 64, 65, 127, 128, 129, 500, 2000};
 constexpr const char* kBundled = "mini";
-constexpr const char* kCodecs[] = {"raw", "hadamard | hack(k=4,v=2)", "hadamard | hack(k=2,v=2)"};
 
 std::vector<Ask> asks_of_length(std::span<const std::uint32_t> lengths) {
   std::vector<Ask> asks;

@@ -217,6 +217,7 @@ TEST(TransferFaults, SegmentOfAnotherTileIsRefused) {
   World world(small_config());
   TestTransfer t = world.make(1, 192, 1);
   std::swap(t.segments[1], t.segments[2]);
+  std::swap(t.wires[1], t.wires[2]);
   world.run(t);
   EXPECT_EQ(t.receive_failed, 1);
   EXPECT_EQ(t.send_status.code(), Code::kDataLoss);

@@ -311,10 +311,14 @@ TEST(TransferRefusal, MisusedPushFailsBothSides) {
   const std::vector<std::function<void(World&, TestTransfer&)>> mistakes = {
       [](World& w, TestTransfer& t) { w.push_layer(t, 0), w.push_layer(t, 0); },
       [](World& w, TestTransfer& t) {
-        w.p->hub.sender().push(1, 0, 0, {std::span(t.segments[0]).first(5)});
+        w.p->hub.sender().push(1, 0, 0, {OutgoingSegment(std::span(t.segments[0]).first(5))});
       },
-      [](World& w, TestTransfer& t) { w.p->hub.sender().push(1, 2, 0, {t.segments[0]}); },
-      [](World& w, TestTransfer& t) { w.p->hub.sender().push(1, 0, 2, {t.segments[0]}); },
+      [](World& w, TestTransfer& t) {
+        w.p->hub.sender().push(1, 2, 0, {OutgoingSegment(t.segments[0])});
+      },
+      [](World& w, TestTransfer& t) {
+        w.p->hub.sender().push(1, 0, 2, {OutgoingSegment(t.segments[0])});
+      },
       [](World& w, TestTransfer& t) { w.push_layer(t, 0), w.commit(t); },
       [](World& w, TestTransfer& t) { w.push_all(t), w.p->hub.sender().commit(1, {}, {}); },
   };

@@ -113,8 +113,8 @@ void start(Side& p, Side& d, Transfer& t) {
                     .open(t.identity, d.address, p.timers->now_ns() + 60 * kSecond, callbacks)
                     .ok());
     for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
-      std::vector<std::span<const std::byte>> segments(
-          t.segments.begin() + layer * t.tiles(), t.segments.begin() + (layer + 1) * t.tiles());
+      std::vector<OutgoingSegment> segments(t.segments.begin() + layer * t.tiles(),
+                                            t.segments.begin() + (layer + 1) * t.tiles());
       p.hub->sender().push(t.identity.transfer_id, layer, 0, std::move(segments));
     }
     p.hub->sender().commit(t.identity.transfer_id, {{{1, 0}}, {}}, {});

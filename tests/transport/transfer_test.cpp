@@ -94,7 +94,7 @@ TEST(Transfer, ContiguousSegmentsAreNotGathered) {
   ASSERT_TRUE(world.expect(t).ok());
   ASSERT_TRUE(world.open(t).ok());
   world.poll();
-  std::vector<std::span<const std::byte>> spans;
+  std::vector<OutgoingSegment> spans;
   std::size_t at = 0;
   for (const auto& segment : t.segments) {
     spans.emplace_back(std::span(block).subspan(at, segment.size()));

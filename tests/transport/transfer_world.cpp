@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/hash.h"
 #include "base/log.h"
 
 namespace kvferry::transport::testing {
@@ -58,11 +59,21 @@ TestTransfer World::make(std::uint64_t id, std::uint32_t tokens, std::uint32_t l
   for (std::uint32_t layer = 0; layer < layers; ++layer) {
     for (std::uint32_t tile = 0; tile < t.tiles(); ++tile) {
       const std::uint32_t count = std::min(64u, tokens - tile * 64);
-      std::vector<std::byte> segment(
-          t.identity.codec->segment_bytes(t.identity.geometry, layer, tile, count));
+      const codec::KvGeometry& geometry = t.identity.geometry;
+      std::vector<std::byte> segment(t.identity.codec->segment_bytes(geometry, layer, tile, count));
+      // For codecs that look at it: bf16 values between 1 and 2, others in every tile.
+      std::vector<std::uint16_t> values(std::size_t{2} * 64 * geometry.head_dim);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        values[i] =
+            static_cast<std::uint16_t>(0x3f80 | (counter_random(layer * 1000 + tile, i) & 0x7f));
+      }
+      auto* memory = reinterpret_cast<std::byte*>(values.data());
       EXPECT_TRUE(
-          t.identity.codec->encode(t.identity.geometry, layer, tile, count, {}, segment).ok());
+          t.identity.codec->encode(geometry, layer, tile, count, {memory, memory}, segment).ok());
+      std::vector<std::byte> wire(segment.size());
+      wire.resize(t.identity.codec->wrap(geometry, segment, wire));
       t.segments.push_back(std::move(segment));
+      t.wires.push_back(std::move(wire));
     }
   }
   return t;
@@ -103,9 +114,10 @@ Status World::open(TestTransfer& t, std::uint64_t deadline_in_ns) {
 }
 
 void World::push_layer(TestTransfer& t, std::uint32_t layer) {
-  std::vector<std::span<const std::byte>> segments;
+  std::vector<OutgoingSegment> segments;
   for (std::uint32_t tile = 0; tile < t.tiles(); ++tile) {
-    segments.emplace_back(t.segments[layer * t.tiles() + tile]);
+    const std::size_t index = layer * t.tiles() + tile;
+    segments.emplace_back(t.segments[index], t.wires[index]);
   }
   p->hub.sender().push(t.identity.transfer_id, layer, 0, std::move(segments));
 }

@@ -45,6 +45,7 @@ class ScriptedPolicy : public FaultPolicy {
 struct TestTransfer {
   TransferIdentity identity;
   std::vector<std::vector<std::byte>> segments;  // by layer * tiles + tile
+  std::vector<std::vector<std::byte>> wires;     // their wire forms
   std::vector<std::vector<std::byte>> landed;
   std::vector<int> land_calls;
   bool refuse_landing = false;

@@ -182,9 +182,8 @@ class Helper {
       }
     }
     for (std::uint32_t layer = 0; layer < job.layers; ++layer) {
-      std::vector<std::span<const std::byte>> segments(
-          state->segments.begin() + layer * job.tiles(),
-          state->segments.begin() + (layer + 1) * job.tiles());
+      std::vector<OutgoingSegment> segments(state->segments.begin() + layer * job.tiles(),
+                                            state->segments.begin() + (layer + 1) * job.tiles());
       hub_->sender().push(job.id, layer, 0, std::move(segments));
     }
     if (commit) hub_->sender().commit(job.id, {{{42, -1}}, {}}, {});

@@ -30,7 +30,8 @@ class Engines : public testing::Test {
     ASSERT_TRUE(loaded.ok()) << loaded.status().to_string();
     model_ = std::move(*loaded).release();
     auto codecs = codec::CodecSet::parse(
-        {std::string(codec::kDefaultSpec), "raw", "hadamard | hack(k=2,v=2)"});
+        {std::string(codec::kDefaultSpec), "raw", "hadamard | hack(k=2,v=2)",
+         "hadamard | hack(k=2,v=2) | rans", "raw | lossless", "hack(k=4,v=4) | zstd"});
     ASSERT_TRUE(codecs.ok()) << codecs.status().to_string();
     codecs_ = new codec::CodecSet(*codecs);
   }
@@ -167,6 +168,27 @@ TEST_F(Engines, AnswerAsAPlainLoopOverTheModel) {
       EXPECT_EQ(answer->usage.raw_bytes(), 2048u * plans[i].ids_size());
       EXPECT_EQ(answer->usage.sent_bytes() > 0, remote);
     }
+  }
+  expect_idle_pools();
+}
+
+// The usage counts the bytes that were sent, so a wire stage shows in it.
+TEST_F(Engines, AWireStageSendsFewerBytes) {
+  start();
+  std::uint64_t id = 5000;
+  for (const auto& [plain, wrapped] :
+       {std::pair("raw", "raw | lossless"),
+        std::pair("hadamard | hack(k=2,v=2)", "hadamard | hack(k=2,v=2) | rans")}) {
+    std::vector<proto::KvUsage> usage;
+    for (const char* spec : {plain, wrapped}) {
+      proto::Plan asked = plan(prompt(9, 700), spec);
+      asked.set_transfer_id(++id);
+      const auto answer = cluster_->answer(asked, true);
+      ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+      usage.push_back(answer->usage);
+    }
+    EXPECT_LT(usage[1].sent_bytes(), usage[0].sent_bytes() * 95 / 100) << wrapped;
+    EXPECT_LT(usage[1].bits_per_value(), usage[0].bits_per_value() * 0.95) << wrapped;
   }
   expect_idle_pools();
 }
