@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Writes mini.txt and mini_questions.jsonl beside this file: made-up documents of about 900 tokens
-in the forms that models/mini was trained with, and the same as questions with their answers
-(bench/passages.h). JSON look-ups, strings by their ends, and pass keys among stories."""
+"""Writes mini.txt and mini_questions.jsonl: made-up documents of about 850 tokens in the forms that
+models/mini was trained with, and the same as questions with their answers (bench/passages.h). JSON
+look-ups, strings by their ends, and pass keys among stories, of each as many as --each says. Without
+arguments it writes the files beside it; with more of each, these come first."""
 
+import argparse
 import json
 import pathlib
 import random
@@ -59,9 +61,12 @@ def pass_keys(rng):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--each", type=int, default=5)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent)
+    options = parser.parse_args()
     rng = random.Random(20261121)
-    folder = pathlib.Path(__file__).parent
-    rows = [kind(rng) for _ in range(5) for kind in (look_up, by_ends, pass_keys)]
+    rows = [kind(rng) for _ in range(options.each) for kind in (look_up, by_ends, pass_keys)]
     documents, lines = [], []
     for context, questions in rows:
         strings, before = [], context + "\n"
@@ -70,8 +75,8 @@ def main():
             before = ""
         documents.append("".join(strings))
         lines.append(json.dumps(strings) + "\n")
-    (folder / "mini.txt").write_text("\f".join(documents))
-    (folder / "mini_questions.jsonl").write_text("".join(lines))
+    (options.out / "mini.txt").write_text("\f".join(documents))
+    (options.out / "mini_questions.jsonl").write_text("".join(lines))
 
 
 if __name__ == "__main__":

@@ -137,8 +137,8 @@ File read_file(const fs::path& root, const fs::path& path) {
 
 bool is_text(const fs::path& path) {
   static const std::set<std::string> extensions = {
-      ".h",  ".cpp",  ".cu",  ".cuh",  ".proto", ".cmake", ".txt",  ".md", ".sh",
-      ".py", ".yaml", ".yml", ".json", ".supp",  ".toml",  ".html", ""};
+      ".h",  ".cpp",  ".cu",  ".cuh",  ".proto", ".cmake", ".txt",  ".md",  ".sh",
+      ".py", ".yaml", ".yml", ".json", ".supp",  ".toml",  ".html", ".svg", ""};
   return extensions.count(path.extension().string()) != 0;
 }
 
