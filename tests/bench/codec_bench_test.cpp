@@ -51,6 +51,21 @@ TEST(CodecBench, RawRoundsToBf16) {
   EXPECT_LT(report->attend_error, 1e-5);
 }
 
+TEST(CodecBench, WireFormsStandBesideZstd) {
+  const auto report = run_codec_bench(small("hack(k=2,v=2,range=minmax) | rans"));
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  EXPECT_LT(report->wire.bits_per_value, report->bits_per_value);
+  EXPECT_LE(report->zstd.bits_per_value, report->bits_per_value);
+  EXPECT_GT(report->zstd.bits_per_value, 0.0);
+  EXPECT_GT(report->wire.unpack_gbyte_s, 0.0);
+  EXPECT_TRUE(to_json(*report).contains("zstd_unpack_gbyte_s"));
+
+  const auto plain = run_codec_bench(small("hack(k=2,v=2,range=minmax)"));
+  ASSERT_TRUE(plain.ok()) << plain.status().to_string();
+  EXPECT_EQ(plain->wire.bits_per_value, 0.0);
+  EXPECT_FALSE(to_json(*plain).contains("wire_bits_per_value"));
+}
+
 TEST(CodecBench, RefusesWhatItCannotRun) {
   EXPECT_EQ(run_codec_bench(small("nonsense")).status().code(), Code::kInvalidArgument);
   CodecBenchOptions options = small("raw");

@@ -208,6 +208,16 @@ TEST(CodecMeasure, CountsExactAnswersOfQuestions) {
   EXPECT_TRUE(to_json(*report).contains("raw_exact_answers"));
 }
 
+TEST(CodecMeasure, AWireStageSparesBitsAndNothingElse) {
+  CodecMeasureOptions options = mini();
+  options.codecs = {"hack(k=2,v=2)", "hack(k=2,v=2) | rans"};
+  options.passages = 1;
+  const auto report = run_codec_measure(options);
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  EXPECT_LT(report->codecs[1].bits_per_value, report->codecs[0].bits_per_value);
+  EXPECT_EQ(report->codecs[1].kl, report->codecs[0].kl);
+}
+
 TEST(CodecMeasure, RefusesWhatItCannotRun) {
   const auto code = [](const CodecMeasureOptions& options) {
     return run_codec_measure(options).status().code();
