@@ -6,6 +6,7 @@
 
 #include "codec/reconstructed.h"
 #include "codec/stages.h"
+#include "kernels/byte_kernels.h"
 
 namespace kvferry::codec {
 namespace {
@@ -46,8 +47,8 @@ class DequantizeStage final : public ReconstructedStorage {
     float v_values[kMaxTileTokens * kernels::kMaxHeadDim];
     behind_->reconstruct_head(geometry, id, part, k_values, v_values);
     const std::size_t n = std::size_t{traits().tile_tokens} * geometry.head_dim;
-    round_to_finite_bf16(k_values, n, k);
-    round_to_finite_bf16(v_values, n, v);
+    kernels::byte_kernels().to_finite_bf16(k_values, n, k);
+    kernels::byte_kernels().to_finite_bf16(v_values, n, v);
   }
 
   StoragePtr behind_;

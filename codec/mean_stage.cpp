@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "codec/dense.h"
-#include "codec/reconstructed.h"
 #include "codec/stages.h"
+#include "kernels/byte_kernels.h"
 
 namespace kvferry::codec {
 namespace {
@@ -40,7 +40,7 @@ void mean_of(const std::uint16_t* x, std::uint32_t tokens, std::size_t dim, std:
     kernels::dense_kernels().from_bf16(x + t * dim, dim, row);
     for (std::size_t d = 0; d < dim; ++d) sum[d] += row[d] * share;
   }
-  round_to_finite_bf16(sum, dim, mean);
+  kernels::byte_kernels().to_finite_bf16(sum, dim, mean);
 }
 
 // out = x - mean, rounded to bf16.
@@ -51,7 +51,7 @@ void subtract(const std::uint16_t* x, const std::uint16_t* mean, std::uint32_t t
   for (std::uint32_t t = 0; t < tokens; ++t) {
     kernels::dense_kernels().from_bf16(x + t * dim, dim, row);
     for (std::size_t d = 0; d < dim; ++d) row[d] -= taken[d];
-    round_to_finite_bf16(row, dim, out + t * dim);
+    kernels::byte_kernels().to_finite_bf16(row, dim, out + t * dim);
   }
 }
 

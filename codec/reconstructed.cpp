@@ -34,12 +34,4 @@ void ReconstructedStorage::reconstruct_head(const KvGeometry& geometry, TileId i
   widen(OpenDtype::kBf16, tile.v_bytes(), n, v);
 }
 
-void round_to_finite_bf16(const float* x, std::size_t n, std::uint16_t* out) {
-  constexpr std::uint16_t kInfinity = 0x7f80, kMagnitude = 0x7fff;
-  kernels::dense_kernels().to_bf16(x, n, out);
-  for (std::size_t i = 0; i < n; ++i) {
-    out[i] = static_cast<std::uint16_t>(out[i] - ((out[i] & kMagnitude) == kInfinity ? 1 : 0));
-  }
-}
-
 }  // namespace kvferry::codec

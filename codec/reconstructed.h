@@ -24,7 +24,4 @@ class ReconstructedStorage : public StorageStage {
                           std::uint16_t* k, std::uint16_t* v) const = 0;
 };
 
-// Rounds finite values to bf16, to nearest even, and those beyond its largest to that one.
-void round_to_finite_bf16(const float* x, std::size_t n, std::uint16_t* out);
-
 }  // namespace kvferry::codec

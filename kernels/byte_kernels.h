@@ -29,6 +29,9 @@ inline constexpr Fp8Shape fp8_shape(Fp8 format) {
 }
 
 struct ByteKernels {
+  // Finite f32 to bf16, to nearest even.
+  void (*to_finite_bf16)(const float* x, std::size_t n, std::uint16_t* out);
+
   // The greatest magnitude of n bf16 values, as bf16 without its sign; 0 of none.
   std::uint16_t (*max_magnitude)(const std::uint16_t* x, std::size_t n);
 

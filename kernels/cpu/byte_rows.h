@@ -113,23 +113,63 @@ void from_int8(const std::int8_t* codes, std::size_t n, float scale, std::uint16
   }
 }
 
-// The `bits` bytes of 8 codes as one little-endian number.
-void pack_codes(const std::uint8_t* codes, std::size_t n, std::uint32_t bits, std::byte* out) {
-  for (std::size_t i = 0; i < n; i += 8, out += bits) {
-    std::uint64_t word = 0;
-    for (std::uint32_t j = 0; j < 8; ++j) word |= std::uint64_t{codes[i + j]} << (j * bits);
-    std::memcpy(out, &word, bits);
+// The `bits` bytes of 8 codes as one little-endian number, and the codes one a byte: what the
+// instructions pdep and pext do where a set has them.
+inline std::uint64_t spread(std::uint64_t packed, std::uint32_t bits) {
+#ifdef __BMI2__
+  return __builtin_ia32_pdep_di(packed, 0x0101010101010101u * ((1u << bits) - 1u));
+#else
+  std::uint64_t codes = 0;
+  for (std::uint32_t j = 0; j < 8; ++j) {
+    codes |= (packed >> (j * bits) & ((1u << bits) - 1u)) << (8 * j);
+  }
+  return codes;
+#endif
+}
+inline std::uint64_t squeezed(std::uint64_t codes, std::uint32_t bits) {
+#ifdef __BMI2__
+  return __builtin_ia32_pext_di(codes, 0x0101010101010101u * ((1u << bits) - 1u));
+#else
+  std::uint64_t packed = 0;
+  for (std::uint32_t j = 0; j < 8; ++j) packed |= (codes >> (8 * j) & 0xffu) << (j * bits);
+  return packed;
+#endif
+}
+
+template <std::uint32_t kBits>
+void pack_rows(const std::uint8_t* codes, std::size_t n, std::byte* out) {
+  for (std::size_t i = 0; i < n; i += 8, out += kBits) {
+    std::uint64_t eight;
+    std::memcpy(&eight, codes + i, sizeof(eight));
+    const std::uint64_t packed = squeezed(eight, kBits);
+    std::memcpy(out, &packed, kBits);
   }
 }
-void unpack_codes(const std::byte* packed, std::size_t n, std::uint32_t bits, std::uint8_t* codes) {
-  const std::uint64_t mask = (1u << bits) - 1u;
-  for (std::size_t i = 0; i < n; i += 8, packed += bits) {
+template <std::uint32_t kBits>
+void unpack_rows(const std::byte* packed, std::size_t n, std::uint8_t* codes) {
+  for (std::size_t i = 0; i < n; i += 8, packed += kBits) {
     std::uint64_t word = 0;
-    std::memcpy(&word, packed, bits);
-    for (std::uint32_t j = 0; j < 8; ++j) {
-      codes[i + j] = static_cast<std::uint8_t>(word >> (j * bits) & mask);
-    }
+    std::memcpy(&word, packed, kBits);
+    const std::uint64_t eight = spread(word, kBits);
+    std::memcpy(codes + i, &eight, sizeof(eight));
   }
+}
+
+void pack_codes(const std::uint8_t* codes, std::size_t n, std::uint32_t bits, std::byte* out) {
+  constexpr decltype(&pack_rows<1>) kOfBits[] = {pack_rows<1>, pack_rows<2>, pack_rows<3>,
+                                                 pack_rows<4>, pack_rows<5>, pack_rows<6>,
+                                                 pack_rows<7>, pack_rows<8>};
+  kOfBits[bits - 1](codes, n, out);
+}
+void unpack_codes(const std::byte* packed, std::size_t n, std::uint32_t bits, std::uint8_t* codes) {
+  constexpr decltype(&unpack_rows<1>) kOfBits[] = {unpack_rows<1>, unpack_rows<2>, unpack_rows<3>,
+                                                   unpack_rows<4>, unpack_rows<5>, unpack_rows<6>,
+                                                   unpack_rows<7>, unpack_rows<8>};
+  kOfBits[bits - 1](packed, n, codes);
+}
+
+void to_finite_bf16(const float* x, std::size_t n, std::uint16_t* out) {
+  for (std::size_t i = 0; i < n; ++i) out[i] = finite_bf16(x[i]);
 }
 
 // In halves, since scale * code alone may leave f32. The product has 16 bits, so it is exact, and

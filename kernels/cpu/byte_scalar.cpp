@@ -4,6 +4,7 @@
 namespace kvferry::kernels {
 
 const ByteKernels kByteScalar = {
+    .to_finite_bf16 = to_finite_bf16,
     .max_magnitude = max_magnitude,
     .to_fp8 = to_fp8,
     .from_fp8 = from_fp8,

@@ -120,6 +120,16 @@ TEST_P(Bytes, Int8) {
   EXPECT_EQ(value, 0x7f7f);  // not infinity
 }
 
+TEST_P(Bytes, FiniteBf16) {
+  for (const float x : {0.0f, -0.0f, 1.00390625f, -1.01171875f, 0x1p-140f, 0x1.fep127f,
+                        -0x1.ffp127f, std::numeric_limits<float>::max()}) {
+    std::uint16_t value = 0;
+    table().to_finite_bf16(&x, 1, &value);
+    const std::uint16_t want = bf16_from_f32(x);
+    EXPECT_EQ(value, (want & 0x7fff) == 0x7f80 ? want - 1 : want) << x;
+  }
+}
+
 TEST_P(Bytes, MaxMagnitude) {
   std::vector<std::uint16_t> x(100, 0x8000);
   EXPECT_EQ(table().max_magnitude(x.data(), x.size()), 0);
