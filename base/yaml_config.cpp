@@ -202,6 +202,13 @@ bool YamlReader::has(const std::string& key) const {
                                          [&](const auto& entry) { return entry.first == key; });
 }
 
+bool YamlReader::is_map(const std::string& key) const {
+  return node_ != nullptr &&
+         std::any_of(node_->entries.begin(), node_->entries.end(), [&](const auto& entry) {
+           return entry.first == key && entry.second.kind == Kind::kMap;
+         });
+}
+
 void YamlReader::wrong(const Node& node, const std::string& key, const std::string& expected) {
   const std::string found = node.kind == Kind::kScalar
                                 ? fmt::format("{}{}{}", node.quoted ? "the text \"" : "'",

@@ -41,6 +41,7 @@ class YamlReader {
   static Result<YamlReader> parse(std::string_view text, std::string name);
 
   bool has(const std::string& key) const;
+  bool is_map(const std::string& key) const;  // whether there is a map under `key`
 
   // The value of `key`, or `otherwise` when there is none or a wrong one. Bounds are inclusive.
   std::uint32_t u32(const std::string& key, std::uint32_t otherwise, std::uint32_t min = 0,

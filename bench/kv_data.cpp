@@ -134,7 +134,7 @@ std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t kv_head,
   }
   if (kv.open_tokens() != 0) {
     const std::vector<std::uint32_t> visible(rows, kv.open_tokens());
-    kv.codec->attend_open(kv.geometry, kv.open_tile(0), kv_head, query_rows, visible.data(),
+    kv.codec->attend_open(kv.geometry, 0, kv.open_tile(0), kv_head, query_rows, visible.data(),
                           states);
   }
   std::vector<float> out(queries.size());

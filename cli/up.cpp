@@ -78,9 +78,9 @@ Status write_file(const fs::path& path, const std::string& text) {
   return file ? ok_status() : unavailable("cannot write " + path.string());
 }
 
-std::string codecs_yaml(const codec::CodecSet& codecs) {
+std::string codecs_yaml(const std::vector<std::string>& specs) {
   std::string yaml = "codecs:\n";
-  for (const std::string& spec : codecs.specs()) yaml += "  - " + quoted(spec) + "\n";
+  for (const std::string& spec : specs) yaml += "  - " + quoted(spec) + "\n";
   return yaml;
 }
 
@@ -91,18 +91,18 @@ std::string worker_yaml(const UpOptions& options, const codec::CodecSet& codecs,
       "control: {{host: {}, port: {}}}\nadmin: {{host: {}, port: {}}}\n"
       "transport: {{kind: {}, ucx_tls: {}, lease_ms: {}}}\n",
       worker.name, quoted(options.model), options.compute, threads, options.pool_mib,
-      codecs_yaml(codecs), kLoopback, worker.control_port, kLoopback, worker.admin_port,
+      codecs_yaml(codecs.specs()), kLoopback, worker.control_port, kLoopback, worker.admin_port,
       options.transport, quoted(options.ucx_tls), options.lease_ms);
 }
 
-std::string gateway_yaml(const UpOptions& options, const codec::CodecSet& codecs,
-                         const std::vector<WorkerPlan>& workers) {
+// Specs as they were given: the gateway reads the files that they name, and the workers ask it.
+std::string gateway_yaml(const UpOptions& options, const std::vector<WorkerPlan>& workers) {
   // Ready with one worker of each kind that there is to be: the first answers show what is usual.
   std::string yaml = fmt::format(
       "host: {}\nport: {}\nmodel: {}\nlocal_prefill_tokens: {}\n"
       "ready: {{prefill_workers: {}, decode_workers: 1}}\n{}{}{}{}workers:\n",
       options.host, options.port, quoted(options.model), options.local_prefill_tokens,
-      std::min(1u, options.prefill), codecs_yaml(codecs),
+      std::min(1u, options.prefill), codecs_yaml(options.codecs),
       options.api_keys.empty() ? "" : "api_keys: " + quoted(options.api_keys) + "\n",
       options.chat_template.empty() ? "" : "chat_template: " + quoted(options.chat_template) + "\n",
       options.served_model_name.empty()
@@ -199,7 +199,7 @@ Status up(UpOptions options) {
     children.push_back({worker.name, {program, worker.role, "--config", file.string()}});
   }
   const fs::path file = directory.path() / "gateway.yaml";
-  KVF_RETURN_IF_ERROR(write_file(file, gateway_yaml(options, codecs, workers)));
+  KVF_RETURN_IF_ERROR(write_file(file, gateway_yaml(options, workers)));
   children.push_back({"gateway", {program, "gateway", "--config", file.string()}});
   KVF_RETURN_IF_ERROR(
       write_file(directory.path() / "cluster.json", cluster_json(options, workers)));

@@ -23,6 +23,7 @@
 #include "cli/worker_config.h"
 #include "cluster/admin_http.h"
 #include "cluster/messages.h"
+#include "codec/artifacts.h"
 #include "codec/codec_set.h"
 #include "kernels/isa.h"
 #include "model/model.h"
@@ -54,6 +55,7 @@ class Worker {
   std::uint64_t owner_of(const std::shared_ptr<cluster::ControlConnection>& connection);
   void on_message(const std::shared_ptr<cluster::ControlConnection>& from,
                   const proto::Envelope& message);
+  void take_artifact(const proto::Artifact& artifact);
   void on_closed(const std::shared_ptr<cluster::ControlConnection>& connection, const Status& why);
   void reply(std::uint64_t owner, const proto::Envelope& message);
   proto::HelloReply hello() const;
@@ -99,6 +101,10 @@ Status Worker::start() {
   const std::uint64_t begin_ns = monotonic_ns();
   KVF_ASSIGN_OR_RETURN(model_, model::load_model(config_.model, options));
   for (const auto& codec : codecs_.codecs()) {
+    if (!codec->missing_artifact().empty()) {
+      log_info(config_.name, "codec " + codec->spec() + " waits for its file from a gateway");
+      continue;
+    }
     KVF_RETURN_IF_ERROR(
         codec->supports(model_->config().kv_geometry()).with_context("codec " + codec->spec()));
   }
@@ -216,8 +222,24 @@ void Worker::on_message(const std::shared_ptr<cluster::ControlConnection>& from,
     }
     if (prefill_) prefill_->cancel(order.transfer_id(), why);
     if (decode_) decode_->cancel(order.transfer_id(), why);
+  } else if (message.has_artifact()) {
+    take_artifact(message.artifact());
   } else {
     log_warn(config_.name, "a message that is not for this kind of worker, from " + from->peer());
+  }
+}
+
+void Worker::take_artifact(const proto::Artifact& artifact) {
+  Status status;
+  if (codec::artifact_digest(artifact.content()) != artifact.digest()) {
+    status = data_loss("its content has another digest");
+  } else {
+    status = codec::add_artifact(artifact.content()).status();
+  }
+  if (status.ok()) {
+    log_info(config_.name, "received the artefact " + artifact.digest());
+  } else {
+    log_error(config_.name, "artefact " + artifact.digest() + ": " + status.to_string());
   }
 }
 
@@ -248,6 +270,7 @@ proto::HelloReply Worker::hello() const {
   reply.set_context(model_->config().context);
   reply.set_pool_bytes(pool_->usage().pool);
   for (const std::string& spec : codecs_.specs()) reply.add_codecs(spec);
+  for (const std::string& digest : codecs_.missing_artifacts()) reply.add_missing_artifacts(digest);
   return reply;
 }
 

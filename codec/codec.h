@@ -84,6 +84,10 @@ class Codec {
   const std::string& spec() const { return spec_; }  // normalised
   CodecId id() const { return id_; }
 
+  // The digest of an artefact that this codec lacks (codec/artifacts.h), or empty. While one is
+  // missing, nothing but spec() and id() may be asked, and supports() says so.
+  virtual std::string missing_artifact() const { return ""; }
+
   // Whether this codec can serve the geometry; the Status says why not.
   virtual Status supports(const KvGeometry& geometry) const = 0;
 
@@ -124,11 +128,11 @@ class Codec {
   virtual void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
                            std::uint32_t kv_head, float* k, float* v) const = 0;
 
-  // Attends over an open tile of one KV head: row r sees the first visible[r] tokens, all when
-  // visible is null. Dense attention, unless a codec codes its own tile too.
-  virtual void attend_open(const KvGeometry& geometry, const OpenTile& tile, std::uint32_t kv_head,
-                           const QueryRows& queries, const std::uint32_t* visible,
-                           kernels::AttentionStates states) const;
+  // Attends over an open tile of one layer and KV head: row r sees the first visible[r] tokens, all
+  // when visible is null. Dense attention, unless a codec codes its own tile too.
+  virtual void attend_open(const KvGeometry& geometry, std::uint32_t layer, const OpenTile& tile,
+                           std::uint32_t kv_head, const QueryRows& queries,
+                           const std::uint32_t* visible, kernels::AttentionStates states) const;
 
   // Copies a dense segment of an open tile (tokens < tile_tokens) back into open memory; the slots
   // behind the last token become zeros.
@@ -157,9 +161,13 @@ class Codec {
   CodecId id_;
 };
 
+// Whether a spec may name files, which are then read: an operator's may, a client's may not.
+enum class SpecFiles : std::uint8_t { kRead, kRefuse };
+
 // The codec of a spec such as "hadamard | hack(k=4,v=2)". Errors point at the character and name
 // what was expected; unknown stages list those that exist.
-Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec);
+Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec,
+                                                SpecFiles files = SpecFiles::kRead);
 
 // KV left as computed (f32), for logits and tests without a codec; not servable, not in the list.
 std::shared_ptr<const Codec> make_exact_codec();

@@ -145,8 +145,8 @@ class PaperStage final : public StorageStage {
                         float* v) const override {
     kernels::reconstruct_kernels().paper(kernel_planes(geometry, bits(id), part), k, v);
   }
-  void attend_open_head(const std::byte* k, const std::byte* v, const QueryRows& queries,
-                        const std::uint32_t* visible,
+  void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
+                        const QueryRows& queries, const std::uint32_t* visible,
                         kernels::AttentionStates states) const override;
 
  private:
@@ -323,11 +323,11 @@ Status PaperStage::validate_head(const KvGeometry& geometry, TileId id,
 
 // Without requantization elimination the open tile is coded too, anew for every length that a row
 // sees: the last partition of V ends where the row's tokens do.
-void PaperStage::attend_open_head(const std::byte* k, const std::byte* v, const QueryRows& queries,
-                                  const std::uint32_t* visible,
+void PaperStage::attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
+                                  const QueryRows& queries, const std::uint32_t* visible,
                                   kernels::AttentionStates states) const {
   if (options_.dense_open) {
-    StorageStage::attend_open_head(k, v, queries, visible, states);
+    StorageStage::attend_open_head(layer, k, v, queries, visible, states);
     return;
   }
   KvGeometry geometry;

@@ -86,14 +86,19 @@ Result<std::size_t> wire_bytes(std::span<const std::byte> wire) {
   return std::size_t{header.bytes};
 }
 
-PipelineCodec::PipelineCodec(std::vector<DomainPtr> domain, StoragePtr storage, WirePtr wire)
+PipelineCodec::PipelineCodec(std::vector<DomainPtr> domain, StoragePtr storage, WirePtr wire,
+                             std::string missing_artifact)
     : Codec(joined_traits(*storage, wire.get()), joined_text(domain, *storage, wire.get())),
       domain_(std::move(domain)),
       storage_(std::move(storage)),
+      missing_artifact_(std::move(missing_artifact)),
       wire_(std::move(wire)) {}
 
 Status PipelineCodec::supports(const KvGeometry& geometry) const {
   KVF_RETURN_IF_ERROR(check_geometry(geometry));
+  if (!missing_artifact_.empty()) {
+    return unavailable("the artefact " + missing_artifact_ + " is not here");
+  }
   for (const auto& stage : domain_) KVF_RETURN_IF_ERROR(stage->supports(geometry));
   KVF_RETURN_IF_ERROR(storage_->supports(geometry));
   for (std::uint32_t layer = 0; layer < geometry.layers; ++layer) {
@@ -249,13 +254,13 @@ void PipelineCodec::reconstruct(const KvGeometry& geometry, std::span<const std:
   widen(traits().open_dtype, part + n * bytes_of(traits().open_dtype), n, v);
 }
 
-void PipelineCodec::attend_open(const KvGeometry& geometry, const OpenTile& tile,
-                                std::uint32_t kv_head, const QueryRows& queries,
-                                const std::uint32_t* visible,
+void PipelineCodec::attend_open(const KvGeometry& geometry, std::uint32_t layer,
+                                const OpenTile& tile, std::uint32_t kv_head,
+                                const QueryRows& queries, const std::uint32_t* visible,
                                 kernels::AttentionStates states) const {
   const std::size_t head =
       std::size_t{kv_head} * tile_tokens() * geometry.head_dim * bytes_of(traits().open_dtype);
-  storage_->attend_open_head(tile.k + head, tile.v + head, queries, visible, states);
+  storage_->attend_open_head(layer, tile.k + head, tile.v + head, queries, visible, states);
 }
 
 std::size_t PipelineCodec::wrap(const KvGeometry& geometry, std::span<const std::byte> segment,

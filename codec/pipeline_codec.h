@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -16,8 +17,10 @@ namespace kvferry::codec {
 
 class PipelineCodec final : public Codec {
  public:
-  PipelineCodec(std::vector<DomainPtr> domain, StoragePtr storage, WirePtr wire);
+  PipelineCodec(std::vector<DomainPtr> domain, StoragePtr storage, WirePtr wire,
+                std::string missing_artifact);
 
+  std::string missing_artifact() const override { return missing_artifact_; }
   Status supports(const KvGeometry& geometry) const override;
   void to_domain_q(float* x, std::size_t heads, std::size_t head_dim) const override;
   void to_domain_k(float* x, std::size_t heads, std::size_t head_dim) const override;
@@ -34,8 +37,8 @@ class PipelineCodec final : public Codec {
               const QueryRows& queries, kernels::AttentionStates states) const override;
   void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
                    std::uint32_t kv_head, float* k, float* v) const override;
-  void attend_open(const KvGeometry& geometry, const OpenTile& tile, std::uint32_t kv_head,
-                   const QueryRows& queries, const std::uint32_t* visible,
+  void attend_open(const KvGeometry& geometry, std::uint32_t layer, const OpenTile& tile,
+                   std::uint32_t kv_head, const QueryRows& queries, const std::uint32_t* visible,
                    kernels::AttentionStates states) const override;
   void load_open(const KvGeometry& geometry, std::span<const std::byte> segment,
                  const OpenTile& out) const override;
@@ -56,10 +59,15 @@ class PipelineCodec final : public Codec {
 
   std::vector<DomainPtr> domain_;
   StoragePtr storage_;
+  std::string missing_artifact_;
   WirePtr wire_;  // null: segments go as they are
 };
 
+// The storage of a spec made of adapters and one storage stage: a part of a codec.
+Result<StoragePtr> make_storage(std::string_view spec);
+
 // make_codec, for those inside the room who ask the storage stage itself.
-Result<std::shared_ptr<const PipelineCodec>> make_pipeline_codec(std::string_view spec);
+Result<std::shared_ptr<const PipelineCodec>> make_pipeline_codec(
+    std::string_view spec, SpecFiles files = SpecFiles::kRead);
 
 }  // namespace kvferry::codec

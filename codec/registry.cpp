@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "codec/artifacts.h"
 #include "codec/codec.h"
 #include "codec/pipeline_codec.h"
 #include "codec/stages.h"
@@ -28,6 +29,8 @@ std::string stage_names() {
 // A pipeline as it is put together, stage by stage.
 class Composer {
  public:
+  explicit Composer(SpecFiles files) : files_(files) {}
+
   Status add(const SpecStage& spec) {
     const StageEntry* entry = find_stage(spec.name);
     if (entry == nullptr) {
@@ -36,6 +39,7 @@ class Composer {
     }
     if (entry->kind == StageKind::kPreset) return add_preset(spec, *entry);
     KVF_RETURN_IF_ERROR(check_order(spec, entry->kind));
+    if (entry->takes_file) KVF_RETURN_IF_ERROR(check_files(spec));
     KVF_ASSIGN_OR_RETURN(Stage made, entry->make(spec));
     last_ = entry->kind;
     switch (entry->kind) {
@@ -45,6 +49,7 @@ class Composer {
         return add_adapter(spec, std::get<Adapter>(std::move(made)));
       case StageKind::kStorage:
         storage_ = std::get<StoragePtr>(std::move(made));
+        missing_artifact_ = storage_->missing_artifact();
         // The adapter that stands next to the storage comes first.
         for (auto adapter = adapters_.rbegin(); adapter != adapters_.rend(); ++adapter) {
           KVF_ASSIGN_OR_RETURN(storage_, (*adapter)(std::move(storage_)));
@@ -56,13 +61,24 @@ class Composer {
     return ok_status();
   }
 
+  // The storage of a spec that has nothing else; a profile's layers are such.
+  Result<StoragePtr> finish_storage(std::string_view spec) && {
+    if (storage_ == nullptr || !domain_.empty() || wire_ != nullptr ||
+        storage_->text().starts_with("profile")) {
+      return invalid_argument("\"" + std::string(spec) +
+                              "\" is not one storage stage such as hack(k=4,v=2), with nothing but "
+                              "adapters before it");
+    }
+    return std::move(storage_);
+  }
+
   // end: the position behind the spec.
   Result<std::shared_ptr<const PipelineCodec>> finish(std::size_t end) {
     if (storage_ == nullptr) {
       return spec_error(end, "\"| raw\" or \"| hack(...)\": something must store the KV");
     }
-    return std::shared_ptr<const PipelineCodec>(
-        std::make_shared<PipelineCodec>(std::move(domain_), std::move(storage_), std::move(wire_)));
+    return std::shared_ptr<const PipelineCodec>(std::make_shared<PipelineCodec>(
+        std::move(domain_), std::move(storage_), std::move(wire_), missing_artifact_));
   }
 
  private:
@@ -82,6 +98,16 @@ class Composer {
                                            std::string(stage_kind_name(kind)) +
                                            " stage, which come before " +
                                            std::string(stage_kind_name(last_)) + " stages");
+    }
+    return ok_status();
+  }
+
+  Status check_files(const SpecStage& spec) const {
+    for (const SpecArgument& argument : spec.arguments) {
+      if (files_ == SpecFiles::kRead || is_artifact_digest(argument.value)) continue;
+      return spec_error(argument.value_position,
+                        "a digest such as " + artifact_digest("") +
+                            "; only an operator's configuration names files");
     }
     return ok_status();
   }
@@ -118,10 +144,12 @@ class Composer {
     return ok_status();
   }
 
+  SpecFiles files_;
   std::vector<DomainPtr> domain_;
   std::vector<std::string> adapter_names_;
   std::vector<Adapter> adapters_;
   StoragePtr storage_;
+  std::string missing_artifact_;
   WirePtr wire_;
   StageKind last_ = StageKind::kDomain;
 };
@@ -148,6 +176,8 @@ const std::vector<StageEntry>& list_stages() {
        "hack(k=1..8,v=1..8,layout=paper[,group=32|64|128][,first_bits=none|8]"
        "[,rounding=nearest|stochastic][,seed=N][,se=on|off][,rqe=on|off])",
        "integer codes that attention works on as they are", make_hack_stage},
+      {"profile", StageKind::kStorage, "profile(FILE|DIGEST)",
+       "another storage for each layer, out of a file", make_profile_stage, nullptr, true},
       {"kivi", StageKind::kPreset, "kivi(k=1..8,v=1..8[,group=32|64|128][,residual=64|128])",
        "KIVI: hack with groups of 32 and min-max, its residual as tiles", nullptr, expand_kivi},
       {"kvarn", StageKind::kPreset, "kvarn(k=1..8,v=1..8[,group=32|64|128])",
@@ -162,20 +192,29 @@ const std::vector<StageEntry>& list_stages() {
   return stages;
 }
 
-Result<std::shared_ptr<const PipelineCodec>> make_pipeline_codec(std::string_view spec) {
+Result<StoragePtr> make_storage(std::string_view spec) {
   KVF_ASSIGN_OR_RETURN(const std::vector<SpecStage> parsed, parse_spec(spec));
-  Composer composer;
+  Composer composer(SpecFiles::kRefuse);
+  for (const SpecStage& stage : parsed) KVF_RETURN_IF_ERROR(composer.add(stage));
+  return std::move(composer).finish_storage(spec);
+}
+
+Result<std::shared_ptr<const PipelineCodec>> make_pipeline_codec(std::string_view spec,
+                                                                 SpecFiles files) {
+  KVF_ASSIGN_OR_RETURN(const std::vector<SpecStage> parsed, parse_spec(spec));
+  Composer composer(files);
   for (const SpecStage& stage : parsed) KVF_RETURN_IF_ERROR(composer.add(stage));
   return composer.finish(spec.size() + 1);
 }
 
-Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec) {
-  KVF_ASSIGN_OR_RETURN(auto codec, make_pipeline_codec(spec));
+Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec, SpecFiles files) {
+  KVF_ASSIGN_OR_RETURN(auto codec, make_pipeline_codec(spec, files));
   return std::shared_ptr<const Codec>(std::move(codec));
 }
 
 std::shared_ptr<const Codec> make_exact_codec() {
-  return std::make_shared<PipelineCodec>(std::vector<DomainPtr>{}, make_exact_storage(), nullptr);
+  return std::make_shared<PipelineCodec>(std::vector<DomainPtr>{}, make_exact_storage(), nullptr,
+                                         "");
 }
 
 }  // namespace kvferry::codec

@@ -20,7 +20,7 @@ std::vector<Plane> dense_planes(std::size_t bytes, OpenDtype dtype) {
   return {half, half};
 }
 
-void StorageStage::attend_open_head(const std::byte* k, const std::byte* v,
+void StorageStage::attend_open_head(std::uint32_t, const std::byte* k, const std::byte* v,
                                     const QueryRows& queries, const std::uint32_t* visible,
                                     kernels::AttentionStates states) const {
   const CodecTraits t = traits();

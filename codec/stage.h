@@ -93,9 +93,11 @@ class StorageStage {
                                 float* k, float* v) const = 0;
   // Codec::attend_open of one head: k, v [tile_tokens][head_dim] of the open dtype. Dense unless
   // the storage codes its own tile too.
-  virtual void attend_open_head(const std::byte* k, const std::byte* v, const QueryRows& queries,
-                                const std::uint32_t* visible,
+  virtual void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
+                                const QueryRows& queries, const std::uint32_t* visible,
                                 kernels::AttentionStates states) const;
+  // The digest of an artefact without which nothing but text() works (codec/artifacts.h), or empty.
+  virtual std::string missing_artifact() const { return ""; }
 };
 
 // How the bytes behind a segment's header go on the wire and into stores: in fewer, and back.
@@ -134,6 +136,7 @@ struct StageEntry {
   Result<Stage> (*make)(const SpecStage& spec) = nullptr;
   // Presets: the spec that this one stands for.
   Result<std::string> (*expand)(const SpecStage& spec) = nullptr;
+  bool takes_file = false;  // its arguments may be names of files
 };
 
 // All stages that specs may name, in the order in which they are listed to people.

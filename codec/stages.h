@@ -23,6 +23,7 @@ Result<Stage> make_dequantize_stage(const SpecStage& spec);
 Result<Stage> make_rans_stage(const SpecStage& spec);
 Result<Stage> make_lossless_stage(const SpecStage& spec);
 Result<Stage> make_zstd_stage(const SpecStage& spec);
+Result<Stage> make_profile_stage(const SpecStage& spec);
 
 Result<std::string> expand_kivi(const SpecStage& spec);
 Result<std::string> expand_kvarn(const SpecStage& spec);

@@ -39,6 +39,7 @@ Result<std::shared_ptr<DecodeRequest>> make_request(const proto::StartDecode& or
   request->ids.assign(plan.ids().begin(), plan.ids().end());
   transport::TransferIdentity& identity = request->identity;
   KVF_ASSIGN_OR_RETURN(identity.codec, codecs.find(plan.codec()));
+  KVF_RETURN_IF_ERROR(identity.codec->supports(model.config().kv_geometry()));
   identity.request_id = plan.request_id();
   identity.transfer_id = plan.transfer_id();
   identity.model_fingerprint = model.fingerprint();

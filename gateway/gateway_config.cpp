@@ -54,7 +54,12 @@ GatewayConfig GatewayConfig::read(YamlReader& reader) {
   }
   config.codecs = reader.strings("codecs", {std::string(codec::kDefaultSpec)});
   const auto codecs = codec::CodecSet::parse(config.codecs);
-  if (!codecs.ok()) reader.refuse("codecs", codecs.status().message());
+  if (!codecs.ok()) {
+    reader.refuse("codecs", codecs.status().message());
+  } else if (!codecs->missing_artifacts().empty()) {
+    reader.refuse("codecs", "a gateway needs the files of its profiles: name the file, not " +
+                                codecs->missing_artifacts().front());
+  }
   config.local_prefill_tokens =
       reader.u32("local_prefill_tokens", config.local_prefill_tokens, 0, 1 << 24);
   config.policy = reader.string("policy", config.policy);

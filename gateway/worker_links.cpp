@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "codec/artifacts.h"
 #include "control.pb.h"
 
 namespace kvferry::gateway {
@@ -103,6 +104,7 @@ void WorkerLinks::on_up(WorkerId id, const proto::HelloReply& hello) {
                              " cannot be used: " + seen.problem);
     return;
   }
+  send_artifacts(id, hello);
   seen.usable = true;
   WorkerFacts facts;
   facts.info.role =
@@ -113,6 +115,20 @@ void WorkerLinks::on_up(WorkerId id, const proto::HelloReply& hello) {
   facts.data_address = hello.data_address();
   log_info("gateway", seen.role + " worker " + hello.name() + " is up, over " + hello.transport());
   handlers_.up(id, facts);
+}
+
+// What the worker's codecs lack. Those that this gateway has not either belong to codecs that it
+// does not serve.
+void WorkerLinks::send_artifacts(WorkerId id, const proto::HelloReply& hello) {
+  for (const std::string& digest : hello.missing_artifacts()) {
+    const auto content = codec::find_artifact(digest);
+    if (content == nullptr) continue;
+    proto::Envelope envelope;
+    envelope.mutable_artifact()->set_digest(digest);
+    envelope.mutable_artifact()->set_content(*content);
+    log_info("gateway", "sends the artefact " + digest + " to " + hello.name());
+    send(id, envelope);
+  }
 }
 
 void WorkerLinks::on_down(WorkerId id, const Status& cause) {

@@ -59,6 +59,7 @@ class WorkerLinks {
   struct Link;
   void connect(scheduler::WorkerId id, const cluster::Member& member);
   void on_up(scheduler::WorkerId id, const proto::HelloReply& hello);
+  void send_artifacts(scheduler::WorkerId id, const proto::HelloReply& hello);
   void on_down(scheduler::WorkerId id, const Status& cause);
 
   boost::asio::io_context& io_;

@@ -198,8 +198,9 @@ void Attention::attend_cell(const Call& call, const Task& task, std::uint32_t ce
   }
   if (task.tile / cell_tiles == cell) {
     score_tile(call, task, task.tile, scratch);
-    kv.codec->attend_open(kv.geometry, call.step.dense_tile(*task.part, call.layer, task.tile),
-                          task.kv_head, queries, scratch.visible.data(), states);
+    kv.codec->attend_open(kv.geometry, call.layer,
+                          call.step.dense_tile(*task.part, call.layer, task.tile), task.kv_head,
+                          queries, scratch.visible.data(), states);
   }
 }
 

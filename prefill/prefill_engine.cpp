@@ -61,6 +61,7 @@ Result<PrefillEngine::JobPtr> PrefillEngine::make_job(const proto::StartPrefill&
   const model::ModelConfig& config = parts_.model->config();
   auto job = std::make_shared<Job>();
   KVF_ASSIGN_OR_RETURN(job->identity.codec, parts_.codecs->find(plan.codec()));
+  KVF_RETURN_IF_ERROR(job->identity.codec->supports(parts_.model->config().kv_geometry()));
   if (plan.ids_size() == 0 || static_cast<std::uint32_t>(plan.ids_size()) > config.context) {
     return invalid_argument("a prompt has 1 to " + std::to_string(config.context) +
                             " tokens, not " + std::to_string(plan.ids_size()));
