@@ -1,6 +1,7 @@
 // The codec room: everything public.
 #pragma once
 
+#include "codec/artifacts.h"
 #include "codec/codec.h"
 #include "codec/codec_set.h"
 #include "codec/dense.h"

@@ -232,12 +232,12 @@ TEST_F(PaperStage, OpenTileWithoutRequantizationElimination) {
       const QueryRows queries{q.data(), kRows, add.data()};
       State closed(kRows), open(kRows), mixed(kRows);
       codec->attend(kGeometry, encode(*codec, tile, 0, 1), 1, queries, closed.view());
-      codec->attend_open(kGeometry, tile.open(), 1, queries, nullptr, open.view());
+      codec->attend_open(kGeometry, 0, tile.open(), 1, queries, nullptr, open.view());
       EXPECT_EQ(open.m, closed.m);
       EXPECT_EQ(open.l, closed.l);
       EXPECT_EQ(open.o, closed.o);
       const std::vector<std::uint32_t> visible = {tokens, 1, 40, 40, 33, tokens};
-      codec->attend_open(kGeometry, tile.open(), 1, queries, visible.data(), mixed.view());
+      codec->attend_open(kGeometry, 0, tile.open(), 1, queries, visible.data(), mixed.view());
       for (std::uint32_t r = 0; r < kRows; ++r) {
         const bool whole = visible[r] == tokens;
         EXPECT_EQ(mixed.m[r] == closed.m[r] && mixed.l[r] == closed.l[r], whole) << r;
@@ -250,7 +250,7 @@ TEST_F(PaperStage, OpenTileWithoutRequantizationElimination) {
       std::fill(tile.v.begin() + static_cast<std::ptrdiff_t>(head + 40 * kGeometry.head_dim),
                 tile.v.end(), std::uint16_t{0x4f00});
       State changed(kRows);
-      codec->attend_open(kGeometry, tile.open(), 1, queries, visible.data(), changed.view());
+      codec->attend_open(kGeometry, 0, tile.open(), 1, queries, visible.data(), changed.view());
       for (const std::uint32_t r : {1u, 2u, 3u, 4u}) {
         EXPECT_EQ(changed.m[r], mixed.m[r]);
         EXPECT_TRUE(std::equal(changed.o.begin() + r * kGeometry.head_dim,

@@ -180,6 +180,7 @@ TEST(Spec, EveryListedStageCanBeMade) {
       EXPECT_EQ(spec_of(std::string(entry.name)), spec_of(*text));
       continue;
     }
+    if (entry.takes_file) continue;  // there is no file by default
     const auto made = entry.make(SpecStage{std::string(entry.name), 1, {}});
     ASSERT_TRUE(made.ok()) << entry.name;
     EXPECT_EQ(made->index(), static_cast<std::size_t>(entry.kind)) << entry.name;
