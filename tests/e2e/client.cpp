@@ -194,13 +194,16 @@ struct Undisturbed::Impl {
 Undisturbed::Undisturbed(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Undisturbed::~Undisturbed() = default;
 
-Result<std::unique_ptr<Undisturbed>> Undisturbed::create(const std::filesystem::path& model) {
+Result<std::unique_ptr<Undisturbed>> Undisturbed::create(const std::filesystem::path& model,
+                                                         std::vector<std::string> codecs) {
+  if (codecs.empty()) {
+    codecs.assign(std::begin(kCodecs), std::end(kCodecs));
+  }
   auto impl = std::make_unique<Impl>();
   model::LoadOptions options;
   options.pool = &impl->pool;
   KVF_ASSIGN_OR_RETURN(impl->model, model::load_model(model.string(), options));
-  KVF_ASSIGN_OR_RETURN(impl->codecs,
-                       codec::CodecSet::parse({std::begin(kCodecs), std::end(kCodecs)}));
+  KVF_ASSIGN_OR_RETURN(impl->codecs, codec::CodecSet::parse(codecs));
   KVF_ASSIGN_OR_RETURN(impl->cluster, cli::InProcessCluster::start(*impl->model, impl->codecs, {}));
   return std::unique_ptr<Undisturbed>(new Undisturbed(std::move(impl)));
 }

@@ -108,8 +108,9 @@ std::vector<std::int32_t> random_prompt(std::uint64_t seed, std::uint32_t length
 // Answers of one process, `kvferry generate`'s way, for comparison.
 class Undisturbed {
  public:
+  // codecs: the specs that it allows; none: those of `kvferry up`.
   static Result<std::unique_ptr<Undisturbed>> create(
-      const std::filesystem::path& model = model_directory());
+      const std::filesystem::path& model = model_directory(), std::vector<std::string> codecs = {});
   ~Undisturbed();
   Result<Answer> answer(const Ask& ask);
 

@@ -5,6 +5,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <vector>
 
 #include "cluster_fixture.h"
 #include "codec/codec.h"
@@ -34,7 +36,7 @@ class CodecKinds : public ::testing::Test {
 };
 
 TEST_F(CodecKinds, AnswerAsOneProcessDoes) {
-  const std::string specs[] = {
+  const std::vector<std::string> specs = {
       "profile(" + profile_.string() + ")",
       "hadamard | hack(k=2,v=2,group=128)",
       "hack(k=2,v=2,layout=paper,group=32)",
@@ -51,7 +53,7 @@ TEST_F(CodecKinds, AnswerAsOneProcessDoes) {
       asks.push_back({random_prompt(++seed, length), (*codec)->spec(), 0.9f, seed, 80});
     }
   }
-  const auto single = Undisturbed::create();
+  const auto single = Undisturbed::create(model_directory(), specs);
   ASSERT_TRUE(single.ok()) << single.status().to_string();
   const auto cluster = Cluster::start(options);
   ASSERT_TRUE(cluster.ok()) << cluster.status().to_string();
