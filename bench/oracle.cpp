@@ -488,7 +488,9 @@ DecodedHead decode_head(const SequenceKv& kv, std::uint32_t kv_head) {
   const auto stands = [&](const char* stage) { return spec.find(stage) != std::string::npos; };
   // What stands before `mean` in the spec acts on the sums, what stands behind on the rest.
   const bool settles_sums = spec.find("dequantize") < spec.find("mean") && stands("dequantize");
-  if (!stands("hack") || (stands("dequantize") && !settles_sums)) settle_as_bf16(out);
+  // A profile's text does not name its layers; the one read here is of hack, with its defaults.
+  const bool attendable = stands("hack") || stands("profile");
+  if (!attendable || (stands("dequantize") && !settles_sums)) settle_as_bf16(out);
   add_means(kv, kv_head, means, out);
   if (settles_sums) settle_as_bf16(out);
   const OpenTile open = kv.open_tile(0);
