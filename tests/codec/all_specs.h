@@ -1,9 +1,6 @@
 // The specs that tests and fuzz targets hold to the contract of codec/codec.h: at least one of
 // every stage and of every layout of bytes. A new one is a line here.
 //
-// What the profile below says, put where codecs look for it before any test asks.
-inline constexpr std::string_view kProfile = "default: hack(k=3,v=2)\n0: hack(k=8,v=4)\n";
-inline const bool kProfileIsHere = add_artifact(std::string(kProfile)).ok();
 
 // Thread contract: constants.
 #pragma once
@@ -14,6 +11,10 @@ inline const bool kProfileIsHere = add_artifact(std::string(kProfile)).ok();
 #include "codec/artifacts.h"
 
 namespace kvferry::codec {
+
+// What the profile below says, put where codecs look for it before any test asks.
+inline constexpr std::string_view kProfile = "default: hack(k=3,v=2)\n0: hack(k=8,v=4)\n";
+inline const bool kProfileIsHere = add_artifact(std::string(kProfile)).ok();
 
 inline constexpr const char* kAllSpecs[] = {
     "raw",
