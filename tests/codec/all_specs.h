@@ -1,7 +1,6 @@
 // The specs that tests and fuzz targets hold to the contract of codec/codec.h: at least one of
 // every stage and of every layout of bytes. A new one is a line here.
 //
-
 // Thread contract: constants.
 #pragma once
 
