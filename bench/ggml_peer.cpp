@@ -10,13 +10,14 @@
 #include <cmath>
 #include <cstring>
 #include <string_view>
+#include <type_traits>
 
 #include "base/clock.h"
 
 namespace kvferry::bench {
 namespace {
 
-constexpr std::array<std::string_view, 7> kTypes = {"f16",  "bf16",   "q8_0", "q8_KV",
+constexpr std::array<std::string_view, 6> kTypes = {"f16",  "bf16",   "q8_0",
                                                     "q6_0", "iq4_nl", "q4_0"};
 // Relative error of the output above which it is not attention. Over made-up values, whose sums
 // nearly cancel, f16 accumulators cost 0.02 at 8,192 tokens and codes of 4 bits 0.1.
@@ -40,6 +41,18 @@ ggml_cplan plan_of(ggml_cgraph* graph, int threads) {
 #else
 ggml_cplan plan_of(ggml_cgraph* graph, int threads) { return ggml_graph_plan(graph, threads); }
 #endif
+
+// ggml_quantize_chunk of a whole tensor; that of ik_llama.cpp has one argument more.
+template <class Quantize>
+void quantize(Quantize chunk, const std::vector<float>& values, ggml_tensor* to) {
+  const std::int64_t rows = to->ne[1] * to->ne[2], width = to->ne[0];
+  if constexpr (std::is_invocable_v<Quantize, ggml_type, const float*, void*, std::int64_t,
+                                    std::int64_t, std::int64_t, const float*, std::nullptr_t>) {
+    chunk(to->type, values.data(), to->data, 0, rows, width, nullptr, nullptr);
+  } else {
+    chunk(to->type, values.data(), to->data, 0, rows, width, nullptr);
+  }
+}
 
 class GgmlPeer final : public AttentionPeer {
  public:
@@ -112,8 +125,7 @@ class GgmlPeer final : public AttentionPeer {
 
   ggml_tensor* make(const std::vector<float>& values) {
     ggml_tensor* tensor = ggml_new_tensor_3d(context_, type_, t_.head_dim, t_.tokens, t_.kv_heads);
-    ggml_quantize_chunk(type_, values.data(), tensor->data, 0,
-                        static_cast<std::int64_t>(t_.tokens) * t_.kv_heads, t_.head_dim, nullptr);
+    quantize(ggml_quantize_chunk, values, tensor);
     return tensor;
   }
 
