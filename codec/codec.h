@@ -62,16 +62,24 @@ struct OpenTile {
 // Query rows that share one KV head. q: [rows][head_dim] f32, in the codec's domain, already
 // multiplied by 1/sqrt(head_dim). score_add: [tile_tokens / 64][rows][64], what a removed bias of K
 // adds to the scores of the tile's tokens, a grid block after the other (of magnitude at most
-// kernels::kMaxScoreAdd), or null.
+// kernels::kMaxScoreAdd), or null. ahead: what the caller attends to soon, most often
+// codec::head_memory of another tile.
 struct QueryRows {
   const float* q = nullptr;
   std::uint32_t rows = 0;
   const float* score_add = nullptr;
+  kernels::Ahead ahead = {};
 
-  // The rows as a kernel takes them for one grid block of the tile.
+  // The rows as a kernel takes them for one grid block of the tile. The first asks for what is
+  // ahead.
   kernels::Queries block(std::uint32_t index) const {
-    return {q,
-            score_add == nullptr ? nullptr : score_add + std::size_t{index} * rows * kGridTokens};
+    kernels::Queries queries;
+    queries.q = q;
+    if (score_add != nullptr) {
+      queries.score_add = score_add + std::size_t{index} * rows * kGridTokens;
+    }
+    if (index == 0) queries.ahead = ahead;
+    return queries;
   }
 };
 

@@ -71,7 +71,8 @@ void attend_part_block(OpenDtype dtype, const std::byte* k, const std::byte* v,
     attend_dense_block(
         dtype, k, v,
         {queries.q + std::size_t{row} * dim,
-         add == nullptr ? nullptr : add + std::size_t{row} * kGridTokens},
+         add == nullptr ? nullptr : add + std::size_t{row} * kGridTokens,
+         {}},
         here, {states.m + row, states.l + row, states.o + std::size_t{row} * dim, rows, dim});
   }
 }

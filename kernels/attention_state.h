@@ -8,6 +8,7 @@
 // (never exp(-inf - -inf) = NaN), and an empty state normalises to zeros.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace kvferry::kernels {
@@ -21,12 +22,21 @@ struct AttentionStates {
   std::uint32_t head_dim = 0;
 };
 
+// Memory that will be read soon, a few tiles of work later. A kernel asks for it (prefetch) line by
+// line between its own steps: asked for at once, more lines are missing than a core can wait for
+// (24 on Zen 4), and it stops. Never read through; may be unaligned.
+struct Ahead {
+  const std::byte* data = nullptr;
+  std::size_t bytes = 0;
+};
+
 // What an attention kernel asks with. Not owned. Rows are those of the states.
 struct Queries {
   const float* q = nullptr;  // [rows][head_dim], already multiplied by 1/sqrt(head_dim)
   // Added to the scores, or null for nothing: [rows][kTileTokens], of magnitude at most
   // kMaxScoreAdd.
   const float* score_add = nullptr;
+  Ahead ahead = {};
 };
 // Far beyond any score, and far enough below the largest f32 that sums with it stay finite.
 inline constexpr float kMaxScoreAdd = 0x1p100f;

@@ -6,6 +6,9 @@
 // token order, and the cells' states are merged in order. Cells are the only place where one row's
 // work is split between threads, so the thread count changes no bit.
 //
+// A segment holds all KV heads of its tile, so a task with few query rows (decode) takes several
+// heads and walks tile by tile, head by head: memory is read in the order in which it lies.
+//
 // Never holds more than kBlockRows query rows and one tile at a time: no [tokens, tokens] matrix.
 //
 // Thread contract: engine thread; work is spread over the pool.
@@ -13,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -50,12 +54,16 @@ class Attention {
            std::byte* out);
 
  private:
-  // Queries of all q heads of one KV head, of `tokens` tokens of one tile.
+  struct Block {                         // query tokens in one tile
+    std::uint32_t tile, token0, tokens;  // token0: row in the part
+    std::uint32_t cells;                 // of the walk up to the tile
+  };
+  // Queries of a block, all q heads of some KV heads.
   struct Task {
     const StepPart* part;
-    std::uint32_t tile, token0, tokens, kv_head;  // token0: row in the part
-    std::uint32_t cells;
-    std::size_t partial;  // index of its first partial state when cells are split
+    Block block;
+    std::uint32_t head0, heads;  // KV heads
+    std::size_t partial;         // first row of its [cells][rows_of] partial states, when split
   };
   struct States {  // owned storage of AttentionStates
     std::vector<float> m, l, o;
@@ -70,18 +78,27 @@ class Attention {
   };
   struct Call;  // the arguments of run()
 
-  std::uint32_t rows_of(const Task& task) const { return task.tokens * group_; }
+  void for_each_block(const StepPart& part, const std::function<void(const Block&)>& visit) const;
+  std::uint32_t heads_together(std::uint32_t rows, std::size_t pieces) const;
+
+  // Rows lie [head][token][query head of the group], in queries and states.
+  std::uint32_t rows_of_head(const Task& task) const { return task.block.tokens * group_; }
+  std::uint32_t rows_of(const Task& task) const { return task.heads * rows_of_head(task); }
+  // The i-th token's row of the step.
+  static std::size_t row_of(const Task& task, std::uint32_t i) {
+    return std::size_t{task.part->row0} + task.block.token0 + i;
+  }
   void gather_queries(const Call& call, const Task& task, Scratch& scratch) const;
-  void score_tile(const Call& call, const Task& task, std::uint32_t tile, Scratch& scratch) const;
+  void gather_terms(const Call& call, const Task& task, Scratch& scratch) const;
+  codec::QueryRows queries_of(const Call& call, const Task& task, std::uint32_t tile,
+                              std::uint32_t h, Scratch& scratch) const;
   void attend_cell(const Call& call, const Task& task, std::uint32_t cell, Scratch& scratch,
                    kernels::AttentionStates states) const;
+  kernels::Ahead ahead_of(const Call& call, const Task& task, std::uint32_t tile,
+                          std::uint32_t h) const;
   void finish(const Call& call, const Task& task, kernels::AttentionStates total, float* o) const;
   void run_whole(const Call& call);
   void run_split(const Call& call);
-
-  // Whether the task's sequence is stored without K's bias in some pairs of its head.
-  bool lacks_k_bias(const Call& call, const Task& task) const;
-  void gather_terms(const Call& call, const Task& task, Scratch& scratch) const;
 
   const std::uint32_t q_heads_, kv_heads_, head_dim_, group_;
   RemovedBias& bias_;
@@ -89,8 +106,7 @@ class Attention {
   std::vector<Task> tasks_;
   bool split_ = false;
   std::vector<Scratch> scratch_;  // one for each worker
-  States partial_;                // [task, cell][kBlockRows or group] when split
-  std::size_t partial_rows_ = 0;
+  States partial_;                // of the tasks, when split
 };
 
 }  // namespace kvferry::model

@@ -12,6 +12,7 @@
 // not depend on the rows beside it.
 #pragma once
 
+#include "kernels/cpu/asking.h"
 #include "kernels/cpu/dense_vec.h"
 #include "kernels/dense_kernels.h"
 
@@ -59,10 +60,11 @@ struct Tile {
 };
 
 // sink(r, n, sum) is given, for each r < R and n < N, the register
-// SUM_{i < depth} a[r][i] * b.at(i, n). depth is a multiple of B::kStep.
+// SUM_{i < depth} a[r][i] * b.at(i, n). depth is a multiple of B::kStep. Asks once for kStep rows
+// of b.
 template <int R, int N, class B, class Sink>
 KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const B& b, std::size_t depth,
-                            Sink sink) {
+                            Asking& asking, Sink sink) {
   V sums[R][N];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -70,6 +72,7 @@ KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const B& b, st
     for (int n = 0; n < N; ++n) sums[r][n] = zero();
   }
   for (std::size_t i = 0; i < depth; i += B::kStep) {
+    asking.step();
 #pragma GCC unroll 2
     for (int within = 0; within < B::kStep; ++within) {
       V columns[N];
@@ -94,19 +97,19 @@ KVFERRY_INLINE void product(const float* a, std::size_t a_stride, const B& b, st
 // product over `columns` registers (not only N): sink is given the index of the register.
 template <int R, class B, class Sink>
 KVFERRY_INLINE void wide_product(const float* a, std::size_t a_stride, const B& b,
-                                 std::size_t depth, int columns, Sink sink) {
+                                 std::size_t depth, int columns, Asking& asking, Sink sink) {
   int first = 0;
   const auto shifted = [&](int r, int n, V sum) { sink(r, first + n, sum); };
   for (; first + kBlockColumns <= columns; first += kBlockColumns) {
-    product<R, kBlockColumns>(a, a_stride, b.from(first), depth, shifted);
+    product<R, kBlockColumns>(a, a_stride, b.from(first), depth, asking, shifted);
   }
   if constexpr (kBlockColumns > 2) {
     if (columns - first >= 2) {
-      product<R, 2>(a, a_stride, b.from(first), depth, shifted);
+      product<R, 2>(a, a_stride, b.from(first), depth, asking, shifted);
       first += 2;
     }
   }
-  if (first < columns) product<R, 1>(a, a_stride, b.from(first), depth, shifted);
+  if (first < columns) product<R, 1>(a, a_stride, b.from(first), depth, asking, shifted);
 }
 
 // The softmax of one row over its first `visible` scores (> 0), in place: scores[t] becomes
@@ -186,6 +189,17 @@ KVFERRY_INLINE V merged(V o, float mine, V other, float theirs) {
   return held_to(kLargest, fma(other, broadcast(theirs), mul(o, broadcast(mine))));
 }
 
+// How often both products over a whole tile ask.
+template <class Tile>
+KVFERRY_INLINE std::size_t asking_steps(const Tile& tile) {
+  const auto passes = [](std::size_t columns) {
+    const std::size_t registers = columns / kLanes;
+    return registers / kBlockColumns + (registers % kBlockColumns + 1) / 2;
+  };
+  return tile.head_dim / decltype(tile.keys)::kStep * passes(kTileTokens) +
+         kTileTokens * passes(tile.values.stride);
+}
+
 // Not inlined: inside a larger function the compiler spills the addresses of the inner loops.
 template <int R, class Tile>
 __attribute__((noinline)) void attend_rows(const Tile& tile, const Queries& queries,
@@ -200,8 +214,9 @@ __attribute__((noinline)) void attend_rows(const Tile& tile, const Queries& quer
   if (most == 0) return;
   alignas(64) float scores[R][kTileTokens];
   const std::size_t tokens = round_up(most, 16);
+  Asking asking(queries.ahead, asking_steps<Tile>(tile));
   wide_product<R>(queries.q + row * tile.head_dim, tile.head_dim, tile.keys, tile.head_dim,
-                  static_cast<int>(tokens) / kLanes, [&](int r, int n, V sum) {
+                  static_cast<int>(tokens) / kLanes, asking, [&](int r, int n, V sum) {
                     store(scores[r] + n * kLanes, held_to(kLargestScore, sum));
                   });
   if (queries.score_add != nullptr) {
@@ -247,7 +262,7 @@ __attribute__((noinline)) void attend_rows(const Tile& tile, const Queries& quer
     }
   };
   wide_product<R>(scores[0], kTileTokens, tile.values, most,
-                  static_cast<int>(tile.values.stride) / kLanes, merge_into_o);
+                  static_cast<int>(tile.values.stride) / kLanes, asking, merge_into_o);
 }
 
 KVFERRY_INLINE float widened(float x) { return x; }
@@ -255,21 +270,21 @@ KVFERRY_INLINE float widened(std::uint16_t x) {
   return __builtin_bit_cast(float, static_cast<std::uint32_t>(x) << 16);
 }
 
-// Asks for `bytes` at p. A tile seldom lies in the cache when one query comes by (decode), and the
-// strided loads of transpose_keys keep only 16 misses in flight, a fifth of what memory can give.
+// Asks for `bytes` at p. A tile that nobody asked for ahead seldom lies in the cache when one query
+// comes by, and the strided loads of transpose_words keep only 16 misses in flight.
 KVFERRY_INLINE void prefetch(const void* p, std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; i += 64) {
     _mm_prefetch(static_cast<const char*>(p) + i, _MM_HINT_T0);
   }
 }
 
-// k [64][head_dim], the first `tokens` (a multiple of 16), is transposed; v is only asked for.
+// k [64][head_dim], the first `tokens` (a multiple of 16), is transposed.
 // Blocks of kLanes tokens by kLanes 32-bit words are transposed in registers; a word is one f32 or
 // two bf16. sink(d, t, words): of channel d (and d + 1), tokens t .. t + kLanes. Returns the number
 // of channels done, a multiple of kLanes words.
 template <class T, class Sink>
 KVFERRY_INLINE std::size_t transpose_words(const T* k, std::size_t head_dim, std::size_t tokens,
-                                           const T* v, Sink sink) {
+                                           Sink sink) {
   constexpr std::size_t kPerWord = sizeof(float) / sizeof(T);
   constexpr std::size_t kStep = kLanes * kPerWord;
   const std::size_t whole = head_dim - head_dim % kStep;
@@ -280,8 +295,6 @@ KVFERRY_INLINE std::size_t transpose_words(const T* k, std::size_t head_dim, std
       for (int i = 0; i < kLanes; ++i) {
         words[i] = load_words(k + (t + static_cast<std::size_t>(i)) * head_dim + d);
       }
-      // The block's share of V, which is wanted next.
-      prefetch(v + t * head_dim + d * kLanes, sizeof(words));
       transpose(words);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) sink(d + i * kPerWord, t, words[i]);
@@ -292,7 +305,7 @@ KVFERRY_INLINE std::size_t transpose_words(const T* k, std::size_t head_dim, std
 
 // To f32 out [head_dim][64].
 template <class T>
-void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, const T* v, float* out) {
+void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, float* out) {
   const auto widen = [out](std::size_t d, std::size_t t, V words) {
     float* to = out + d * kTileTokens + t;
     if constexpr (sizeof(T) == sizeof(float)) {
@@ -302,7 +315,7 @@ void transpose_keys(const T* k, std::size_t head_dim, std::size_t tokens, const 
       store(to + kTileTokens, bit_and(words, as_vector(0xffff0000u)));
     }
   };
-  for (std::size_t d = transpose_words(k, head_dim, tokens, v, widen); d < head_dim; ++d) {
+  for (std::size_t d = transpose_words(k, head_dim, tokens, widen); d < head_dim; ++d) {
     for (std::size_t t = 0; t < tokens; ++t) {
       out[d * kTileTokens + t] = widened(k[t * head_dim + d]);
     }
@@ -349,11 +362,13 @@ void attend_last_rows(const Tile& tile, const Queries& queries, const std::uint3
 template <class Tile>
 void attend_all_rows(const Tile& tile, const Queries& queries, const std::uint32_t* visible,
                      AttentionStates states) {
+  Queries left = queries;
   std::size_t row = 0;
   for (; row + kBlockRows < states.rows; row += kBlockRows) {
-    attend_rows<kBlockRows>(tile, queries, visible, states, row);
+    attend_rows<kBlockRows>(tile, left, visible, states, row);
+    left.ahead = {};
   }
-  attend_last_rows(tile, queries, visible, states, row);
+  attend_last_rows(tile, left, visible, states, row);
 }
 
 // Up to how many rows attend_few is the faster one: on Zen 4 AVX2 loses by it from 24 rows on,
@@ -365,7 +380,7 @@ void attend_few(const Queries& queries, const std::uint16_t* k, const std::uint1
                 const std::uint32_t* visible, AttentionStates states, std::size_t tokens) {
   const std::size_t head_dim = states.head_dim;
   alignas(64) std::uint32_t pairs[kMaxHeadDim / 2 * kTileTokens];
-  transpose_words(k, head_dim, tokens, v, [&](std::size_t d, std::size_t t, V words) {
+  transpose_words(k, head_dim, tokens, [&](std::size_t d, std::size_t t, V words) {
     store(reinterpret_cast<float*>(pairs + d / 2 * kTileTokens + t), words);
   });
   const PairMatrix keys = {pairs, kTileTokens};
@@ -383,7 +398,10 @@ void attend(const Queries& queries, const T* k, const T* v, const std::uint32_t*
   }
   if (most == 0 || states.rows == 0) return;
   const std::size_t tokens = round_up(most, 16);
-  prefetch(k, most * states.head_dim * sizeof(T));
+  if (queries.ahead.bytes == 0) {  // else the caller has asked for this tile too
+    prefetch(k, most * states.head_dim * sizeof(T));
+    prefetch(v, most * states.head_dim * sizeof(T));
+  }
   if constexpr (sizeof(T) == sizeof(std::uint16_t)) {
     if (states.rows <= kFewRows && states.head_dim % (2 * kLanes) == 0) {
       attend_few(queries, k, v, visible, states, tokens);
@@ -391,7 +409,7 @@ void attend(const Queries& queries, const T* k, const T* v, const std::uint32_t*
     }
   }
   alignas(64) float keys[kMaxHeadDim * kTileTokens];
-  transpose_keys(k, states.head_dim, tokens, v, keys);
+  transpose_keys(k, states.head_dim, tokens, keys);
   const std::size_t stride = round_up(states.head_dim, kLanes);
   alignas(64) float copy[kTileTokens * kMaxHeadDim];
   const float* values = copy;
@@ -416,8 +434,9 @@ void attend_f32(const Queries& queries, const float* k, const float* v,
 
 template <int R>
 void score_terms_of(const float* c, const float* basis, std::size_t depth, float* out) {
+  Asking nothing({}, 1);
   wide_product<R>(c, depth, Matrix<float>{basis, kTileTokens}, depth,
-                  static_cast<int>(kTileTokens) / kLanes, [&](int r, int n, V sum) {
+                  static_cast<int>(kTileTokens) / kLanes, nothing, [&](int r, int n, V sum) {
                     store(out + static_cast<std::size_t>(r) * kTileTokens + n * kLanes,
                           held_to(kMaxScoreAdd, sum));
                   });

@@ -1,8 +1,6 @@
-// Attention on codes of every kind of planes, for the instruction set (AVX2 or AVX-512) that the
-// unit is compiled for. Blocks of up to 4 query rows share the unpacked codes; the template
+// Attention on codes in AVX2. Blocks of up to 4 query rows share the unpacked codes; the template
 // parameter R is the number of rows of a block, and each row's operations and their order are the
-// same for every R. Included only by hack_attend_avx2.cpp and hack_attend_any_avx512.cpp; all of it
-// has internal linkage.
+// same for every R. Included only by hack_attend_avx2.cpp; all of it has internal linkage.
 #pragma once
 
 #include <cstddef>
@@ -53,12 +51,7 @@ struct Max {
 // One register to its lanes i + 4 n, put together.
 template <class Op>
 KVFERRY_INLINE __m128 quarter(V v) {
-#if defined(__AVX512F__)
-  return Op::apply(Op::apply(_mm512_castps512_ps128(v), _mm512_extractf32x4_ps(v, 2)),
-                   Op::apply(_mm512_extractf32x4_ps(v, 1), _mm512_extractf32x4_ps(v, 3)));
-#else
   return Op::apply(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-#endif
 }
 
 // One register a row to one lane a row, every row by the same tree: quarters, then lane i with
@@ -100,13 +93,6 @@ KVFERRY_INLINE unsigned rows_below_huge(__m128 bound, __m128 offset, float facto
 // 32 values, times inv, to the nearest integers, saturated to signed or unsigned bytes.
 template <bool Signed>
 KVFERRY_INLINE void round_to_bytes(const float* values, V inv, void* out) {
-#if defined(__AVX512F__)
-  for (int i = 0; i < 2; ++i) {
-    const __m512i x = _mm512_cvtps_epi32(mul(load(values + kLanes * i), inv));
-    _mm_store_si128(static_cast<__m128i*>(out) + i,
-                    Signed ? _mm512_cvtsepi32_epi8(x) : _mm512_cvtusepi32_epi8(x));
-  }
-#else
   __m256i x[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) x[i] = _mm256_cvtps_epi32(mul(load(values + kLanes * i), inv));
@@ -116,7 +102,6 @@ KVFERRY_INLINE void round_to_bytes(const float* values, V inv, void* out) {
   // Packing goes by halves of 128 bits: words 0, 2, 4, 6 lie below 1, 3, 5, 7.
   _mm256_store_si256(static_cast<__m256i*>(out),
                      _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
-#endif
 }
 
 std::size_t halves_of(const HackPlanes& planes) { return planes.k_group == 32 ? 2 : 1; }

@@ -1,257 +1,206 @@
-// Attention on codes in AVX-512 with VNNI. Blocks of up to 4 query rows share the unpacked codes;
-// the template parameter R is the number of rows of a block, and each row's operations and their
-// order are the same for every R. Included only by hack_avx512.cpp; all of it has internal linkage.
+// Attention on codes in AVX-512 with VNNI, in the steps of docs/codecs.md. Blocks of up to 4 query
+// rows share the unpacked codes; the template parameter R is the number of rows of a block, and
+// each row's operations and their order are the same for every R. Included only by hack_avx512.cpp;
+// all of it has internal linkage.
 //
-// vpdpbusd multiplies unsigned by signed bytes, four a lane. K: codes unsigned, q' signed, 16
-// tokens in the lanes. V: p' unsigned, codes signed, 16 channels in the lanes; codes of 8 bits do
-// not fit a signed byte and enter as code - 128, which 128 * SUM p' makes good. All sums stay below
-// 2^24, so their conversion to f32 is exact.
+// On Zen 4, multiplications of f32 and vpdpbusd share two ports, so what counts is how many of the
+// former there are: each is a sixteenth of a token's dots.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-
-#include "kernels/cpu/dense_vec.h"
-#include "kernels/cpu/hack_common.h"
+#include "kernels/cpu/hack_block_avx512.h"
+#include "kernels/cpu/hack_dots_avx512.h"
 
 namespace kvferry::kernels {
 namespace {
 
-constexpr int kBlockRows = 4;
-constexpr int kTokens = 64;
-constexpr int kMaxGroups = 4;
-constexpr int kMaxDim = 256;
-constexpr int kVectors = kTokens / kLanes;  // of a group of channels, and of a tile's tokens
-
-// What a block of rows needs between its steps. What is one value a row lies as [kBlockRows].
-struct Block {
-  alignas(64) std::int8_t q[kBlockRows][kMaxDim];                // q'
-  alignas(64) float p[kBlockRows][kTokens];                      // scores, then p
-  alignas(64) std::uint8_t pq[kBlockRows][kMaxGroups][kTokens];  // p'
-  alignas(16) float q_step[kMaxGroups][kBlockRows];
-  alignas(16) float p_step[kMaxGroups][kBlockRows];
-  alignas(16) float p_offset[kMaxGroups][kBlockRows];  // SUM p m_V
-  alignas(16) float inv[kBlockRows];                   // 127 or 255 / largest
-  alignas(16) float offset[kBlockRows];                // q . m_K
-  alignas(16) float m[kBlockRows];
-  alignas(16) float l[kBlockRows];
-  unsigned fits;  // bit r: whether f32 holds the sums of row r
-};
-
-KVFERRY_INLINE V load_bf16(const std::byte* plane, std::size_t index) {
-  return load(reinterpret_cast<const std::uint16_t*>(plane) + index);
-}
-KVFERRY_INLINE V absolute(V v) { return bit_and(v, as_vector(0x7fffffffu)); }
-
-struct Add {
-  static KVFERRY_INLINE __m256 apply(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
-  static KVFERRY_INLINE float reduce(V v) {
-    const V parts[1] = {v};
-    return reduce_add(parts);
-  }
-};
-struct Max {
-  static KVFERRY_INLINE __m256 apply(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
-  static KVFERRY_INLINE float reduce(V v) {
-    const V parts[1] = {v};
-    return reduce_max(parts);
-  }
-};
-
-// One vector a row to one lane a row. Every row by the tree of reduce_add: lane i with i + 8, then
-// i + 4, i + 2, i + 1, so that a row's result is the same in a block of any size.
-template <class Op, int R>
-KVFERRY_INLINE __m128 reduce_rows(const V (&rows)[R]) {
-  if constexpr (R == 1) return _mm_set_ss(Op::reduce(rows[0]));
-  __m256 eight[kBlockRows];
-  for (int r = 0; r < kBlockRows; ++r) {
-    eight[r] =
-        r < R ? Op::apply(lower_half(rows[r % R]), upper_half(rows[r % R])) : _mm256_setzero_ps();
-  }
-  // 128 bits each: rows 0 and 2, rows 1 and 3.
-  const __m256 even = Op::apply(_mm256_permute2f128_ps(eight[0], eight[2], 0x20),
-                                _mm256_permute2f128_ps(eight[0], eight[2], 0x31));
-  const __m256 odd = Op::apply(_mm256_permute2f128_ps(eight[1], eight[3], 0x20),
-                               _mm256_permute2f128_ps(eight[1], eight[3], 0x31));
-  // 64 bits each: rows 0, 1, 2, 3.
-  const __m256 two =
-      Op::apply(_mm256_shuffle_ps(even, odd, 0x44), _mm256_shuffle_ps(even, odd, 0xee));
-  const __m256 one = Op::apply(two, _mm256_permute_ps(two, 0xb1));
-  return _mm_shuffle_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1), 0x88);
-}
-
-// The steps of symmetric or unsigned rounding to `levels` from each row's largest value: stores the
-// factor of the values in block.inv, returns the step. Zero for what is tiny.
-KVFERRY_INLINE __m128 rounding_steps(__m128 largest, float levels, Block& block) {
-  const __m128 keep = _mm_cmpge_ps(largest, _mm_set1_ps(kHackTiny));
-  _mm_store_ps(block.inv, _mm_and_ps(keep, _mm_div_ps(_mm_set1_ps(levels), largest)));
-  return _mm_and_ps(keep, _mm_mul_ps(largest, _mm_set1_ps(1.0f / levels)));
-}
-
-// Bit r: bound + |offset| < kHackHuge in row r; not where either is NaN.
-KVFERRY_INLINE unsigned rows_below_huge(__m128 bound, __m128 offset) {
-  const __m128 magnitude = _mm_andnot_ps(_mm_set1_ps(-0.0f), offset);
-  return static_cast<unsigned>(
-      _mm_movemask_ps(_mm_cmplt_ps(_mm_add_ps(bound, magnitude), _mm_set1_ps(kHackHuge))));
-}
-
-KVFERRY_INLINE __m512i broadcast_bytes(const void* p) {
-  int word;
-  std::memcpy(&word, p, sizeof(word));
-  return _mm512_set1_epi32(word);
-}
-
-// q~ = q * s_K rounded to q', and q . m_K.
+// 64 values of each row times factors that the rows share: stores the products, takes up the
+// largest magnitude of each row. The sum of the values times `mins` is added to `offset`.
 template <int R>
-void fold_queries(const HackPlanes& planes, const float* q, Block& block) {
-  const std::size_t dim = planes.head_dim;
-  const __m128 dot_limit =
-      _mm_set1_ps(64.0f * 127.0f * static_cast<float>((1u << planes.k_bits) - 1u));
-  V offset[R];
-  for (int r = 0; r < R; ++r) offset[r] = zero();
-  __m128 bound = _mm_setzero_ps();
-  for (std::size_t g = 0; g < dim / 64; ++g) {
-    V folded[R][kVectors];
-    V largest[R];
-    for (int r = 0; r < R; ++r) largest[r] = zero();
-    for (int i = 0; i < kVectors; ++i) {
-      const std::size_t d = 64 * g + kLanes * static_cast<std::size_t>(i);
-      const V scale = load_bf16(planes.k_scale, d);
-      const V min = load_bf16(planes.k_min, d);
-      for (int r = 0; r < R; ++r) {
-        const V row = load(q + r * dim + d);
-        folded[r][i] = mul(row, scale);
-        largest[r] = max(absolute(folded[r][i]), largest[r]);
-        offset[r] = fma(row, min, offset[r]);
-      }
-    }
-    const __m128 step = rounding_steps(reduce_rows<Max>(largest), 127.0f, block);
-    _mm_store_ps(block.q_step[g], step);
-    bound = _mm_add_ps(bound, _mm_mul_ps(step, dot_limit));
-    for (int r = 0; r < R; ++r) {
-      const V inv = broadcast(block.inv[r]);
-      for (int i = 0; i < kVectors; ++i) {
-        const __m512i rounded = _mm512_cvtps_epi32(mul(folded[r][i], inv));
-        _mm_store_si128(reinterpret_cast<__m128i*>(&block.q[r][64 * g + kLanes * i]),
-                        _mm512_cvtsepi32_epi8(rounded));
-      }
-    }
-  }
-  const __m128 sum = reduce_rows<Add>(offset);
-  _mm_store_ps(block.offset, sum);
-  block.fits = rows_below_huge(bound, sum);
-}
-
-// block.p = SUM_g q_step * (q' . codes), 64 tokens.
-template <int Bits, int R>
-void score(const HackPlanes& planes, Block& block) {
-  constexpr int kFields = 8 / Bits;
-  const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
-  const std::byte* words = planes.k_codes;
-  for (std::size_t g = 0; g < planes.head_dim / 64; ++g) {
-    __m512i sums[R][kVectors];
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < kVectors; ++i) sums[r][i] = _mm512_setzero_si512();
-    }
-    for (int j = 0; j < 16 / kFields; ++j, words += 4 * kTokens) {
-      __m512i word[kVectors];
-      for (int i = 0; i < kVectors; ++i) word[i] = _mm512_loadu_si512(words + 64 * i);
+KVFERRY_INLINE void fold(const float* values, std::size_t stride, const std::byte* factors,
+                         const std::byte* mins, float* folded, V (&largest)[kBlockRows],
+                         V (&offset)[kBlockRows]) {
 #pragma GCC unroll 4
-      for (int f = 0; f < kFields; ++f) {
-        __m512i codes[kVectors];
-        for (int i = 0; i < kVectors; ++i) {
-          codes[i] =
-              Bits == 8 ? word[i] : _mm512_and_si512(_mm512_srli_epi32(word[i], f * Bits), mask);
-        }
-        for (int r = 0; r < R; ++r) {
-          const __m512i q = broadcast_bytes(&block.q[r][64 * g + 4 * (kFields * j + f)]);
-          for (int i = 0; i < kVectors; ++i) {
-            sums[r][i] = _mm512_dpbusd_epi32(sums[r][i], codes[i], q);
-          }
+  for (int i = 0; i < kVectors; ++i) {
+    const std::size_t at = kLanes * static_cast<std::size_t>(i);
+    const V factor = load_bf16(factors, at);
+    const V min = load_bf16(mins, at);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const V value = load(values + static_cast<std::size_t>(r) * stride + at);
+      const V product = mul(value, factor);
+      store(folded + r * kMaxDim + at, product);
+      largest[r] = _mm512_range_ps(product, largest[r], 0b1011);  // the larger magnitude
+      offset[r] = fma(value, min, offset[r]);
+    }
+  }
+}
+
+// The products of fold() as bytes.
+template <int R, class Byte>
+KVFERRY_INLINE void round_folded(const float* folded, const float* inv, Byte* out,
+                                 std::size_t stride) {
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const V factor = broadcast(inv[r]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      const __m512i rounded =
+          _mm512_cvtps_epi32(mul(load(folded + r * kMaxDim + kLanes * i), factor));
+      const __m128i bytes =
+          Byte(-1) < Byte(0) ? _mm512_cvtsepi32_epi8(rounded) : _mm512_cvtusepi32_epi8(rounded);
+      _mm_storeu_si128(
+          reinterpret_cast<__m128i*>(out + static_cast<std::size_t>(r) * stride + kLanes * i),
+          bytes);
+    }
+  }
+}
+
+KVFERRY_INLINE void clear(V (&rows)[kBlockRows]) {
+#pragma GCC unroll 4
+  for (V& row : rows) row = zero();
+}
+
+// q~ = q * s_K rounded to q', and q . m_K, for the tokens that share the `part`-th scales.
+template <int R>
+void fold_queries(const HackPlanes& planes, const float* q, std::size_t part, Block& block) {
+  const std::size_t dim = planes.head_dim;
+  const float most_dot = 64.0f * 127.0f * static_cast<float>((1u << planes.k_bits) - 1u);
+  const std::byte* scale = planes.k_scale + 2 * part * dim;
+  const std::byte* min = planes.k_min + 2 * part * dim;
+  V offset[kBlockRows];
+  clear(offset);
+  __m128 bound = _mm_setzero_ps();
+  for (std::size_t g = 0; g < dim / 64; g += 2) {
+    const bool pair = g + 1 < dim / 64;
+    V largest[2][kBlockRows];
+    clear(largest[0]);
+    clear(largest[1]);
+    const auto fold_group = [&](std::size_t n) {
+      const std::size_t d = 64 * (g + n);
+      fold<R>(q + d, dim, scale + 2 * d, min + 2 * d, &block.folded[0][d], largest[n], offset);
+    };
+    fold_group(0);
+    if (pair) fold_group(1);
+    const __m256 step = rounding_steps(reduce<Max>(largest), 127.0f, block);
+    _mm256_store_ps(block.q_step[part][g], step);
+    bound =
+        _mm_add_ps(bound, _mm_add_ps(_mm256_castps256_ps128(step), _mm256_extractf128_ps(step, 1)));
+    const auto round_group = [&](std::size_t n) {
+      const std::size_t d = 64 * (g + n);
+      round_folded<R>(&block.folded[0][d], block.inv[n], &block.q[part][0][d], kMaxDim);
+    };
+    round_group(0);
+    if (pair) round_group(1);
+  }
+  const __m128 sum = reduce<Add>(offset);
+  _mm_store_ps(block.offset[part], sum);
+  block.fits &= rows_below_huge(_mm_mul_ps(bound, _mm_set1_ps(most_dot)), sum,
+                                largest_factor(planes.k_row, kTokens));
+}
+
+// block.p = k_row (SUM_g q_step * (q' . codes) + q . m_K) + score_add, 64 tokens.
+template <int Bits, int R>
+void score(const HackPlanes& planes, const float* score_add, Asking& asking, Block& block) {
+  const std::size_t dim = planes.head_dim;
+  for (std::size_t token = 0; token < kTokens; token += kStrip) {
+    const std::size_t part = planes.k_group == 32 ? token / kStrip : 0;
+    V scores[R][kStripVectors];
+    for (int r = 0; r < R; ++r) {
+      for (V& s : scores[r]) s = broadcast(block.offset[part][r]);
+    }
+    for (std::size_t g = 0; g < dim / 64; ++g) {
+      __m512i sums[R][kStripVectors];
+      for (int r = 0; r < R; ++r) {
+        for (__m512i& s : sums[r]) s = _mm512_setzero_si512();
+      }
+      const Strip strip{planes.k_codes + 4 * token, 4 * kTokens, 8 * dim, g};
+      add_dots<Operand::kK, Bits, R>(strip, &block.q[part][0][64 * g], kMaxDim, asking, sums);
+      for (int r = 0; r < R; ++r) {
+        const V step = broadcast(block.q_step[part][g][r]);
+        for (int i = 0; i < kStripVectors; ++i) {
+          scores[r][i] = fma(_mm512_cvtepi32_ps(sums[r][i]), step, scores[r][i]);
         }
       }
     }
-    for (int r = 0; r < R; ++r) {
-      const V step = broadcast(block.q_step[g][r]);
-      for (int i = 0; i < kVectors; ++i) {
-        float* at = &block.p[r][kLanes * i];
-        const V before = g == 0 ? zero() : load(at);
-        store(at, fma(_mm512_cvtepi32_ps(sums[r][i]), step, before));
+    for (int i = 0; i < kStripVectors; ++i) {
+      const std::size_t t = token + kLanes * static_cast<std::size_t>(i);
+      for (int r = 0; r < R; ++r) {
+        V s = scores[r][i];
+        if (planes.k_row != nullptr) s = mul(s, load_bf16(planes.k_row, t));
+        if (score_add != nullptr) s = add(s, load(score_add + r * kTokens + t));
+        store(&block.p[r][t], s);
       }
     }
   }
 }
 
-// Scores to p against the tile's maximum. score_add: [R][64] or null.
+// Scores to p against the tile's maximum.
 template <int R>
-void soften(const float* score_add, Block& block) {
-  V row[R];
+void soften(Block& block) {
+  V rows[kBlockRows];
+  clear(rows);
+#pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
-    V s[kVectors];
-    for (int i = 0; i < kVectors; ++i) {
-      s[i] = add(load(&block.p[r][kLanes * i]), broadcast(block.offset[r]));
-      if (score_add != nullptr) s[i] = add(s[i], load(score_add + r * kTokens + kLanes * i));
-      store(&block.p[r][kLanes * i], s[i]);
-    }
-    row[r] = max(max(s[0], s[1]), max(s[2], s[3]));
+    const float* s = block.p[r];
+    rows[r] = max(max(load(s), load(s + 16)), max(load(s + 32), load(s + 48)));
   }
-  _mm_store_ps(block.m, reduce_rows<Max>(row));
+  _mm_store_ps(block.m, reduce<Max>(rows));
+#pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
+    const V m = broadcast(block.m[r]);
     V p[kVectors];
+#pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
       float* at = &block.p[r][kLanes * i];
-      p[i] = exp_nonpositive(sub(load(at), broadcast(block.m[r])));
+      p[i] = exp_weight(sub(load(at), m));
       store(at, p[i]);
     }
-    row[r] = add(add(p[0], p[1]), add(p[2], p[3]));
+    rows[r] = add(add(p[0], p[1]), add(p[2], p[3]));
   }
-  _mm_store_ps(block.l, reduce_rows<Add>(row));
+  _mm_store_ps(block.l, reduce<Add>(rows));
 }
 
 // p~ = p * s_V rounded to p', and SUM p m_V.
 template <int R>
 void fold_weights(const HackPlanes& planes, Block& block) {
-  for (std::size_t g = 0; g < planes.head_dim / 64; ++g) {
-    V scale[kVectors];
-    V largest[R], offset[R];
-    for (int r = 0; r < R; ++r) largest[r] = offset[r] = zero();
-    for (int i = 0; i < kVectors; ++i) {
-      const std::size_t t = kTokens * g + kLanes * static_cast<std::size_t>(i);
-      scale[i] = load_bf16(planes.v_scale, t);
-      const V min = load_bf16(planes.v_min, t);
-      for (int r = 0; r < R; ++r) {
-        const V p = load(&block.p[r][kLanes * i]);
-        largest[r] = max(mul(p, scale[i]), largest[r]);
-        offset[r] = fma(p, min, offset[r]);
-      }
+  const std::size_t groups = planes.head_dim / planes.v_group;
+  const float column = largest_factor(planes.v_column, planes.head_dim);
+  for (std::size_t g = 0; g < groups; g += 2) {
+    const bool pair = g + 1 < groups;
+    V largest[2][kBlockRows], offset[2][kBlockRows];
+    for (int n = 0; n < 2; ++n) {
+      clear(largest[n]);
+      clear(offset[n]);
     }
-    const __m128 step = rounding_steps(reduce_rows<Max>(largest), 255.0f, block);
-    const __m128 sum = reduce_rows<Add>(offset);
-    _mm_store_ps(block.p_step[g], step);
-    _mm_store_ps(block.p_offset[g], sum);
-    block.fits &= rows_below_huge(_mm_mul_ps(step, _mm_set1_ps(kHackMaxVDot)), sum);
-    for (int r = 0; r < R; ++r) {
-      const V inv = broadcast(block.inv[r]);
-      for (int i = 0; i < kVectors; ++i) {
-        const V folded = mul(load(&block.p[r][kLanes * i]), scale[i]);
-        const __m512i rounded = _mm512_cvtps_epi32(mul(folded, inv));
-        _mm_store_si128(reinterpret_cast<__m128i*>(&block.pq[r][g][kLanes * i]),
-                        _mm512_cvtusepi32_epi8(rounded));
-      }
-    }
+    const auto fold_group = [&](std::size_t n) {
+      const std::size_t at = 2 * kTokens * (g + n);
+      fold<R>(block.p[0], kTokens, planes.v_scale + at, planes.v_min + at,
+              &block.folded[0][kTokens * n], largest[n], offset[n]);
+    };
+    fold_group(0);
+    if (pair) fold_group(1);
+    const __m256 step = rounding_steps(reduce<Max>(largest), 255.0f, block);
+    const __m256 sum = reduce<Add>(offset);
+    _mm256_store_ps(block.p_step[g], step);
+    _mm256_store_ps(block.p_offset[g], sum);
+    const __m256 bound = _mm256_mul_ps(step, _mm256_set1_ps(kHackMaxVDot));
+    block.fits &=
+        rows_below_huge(_mm256_castps256_ps128(bound), _mm256_castps256_ps128(sum), column) &
+        rows_below_huge(_mm256_extractf128_ps(bound, 1), _mm256_extractf128_ps(sum, 1), column);
+    const auto round_group = [&](std::size_t n) {
+      round_folded<R>(&block.folded[0][kTokens * n], block.inv[n], block.pq[g + n][0], kTokens);
+    };
+    round_group(0);
+    if (pair) round_group(1);
   }
 }
 
-// The factors by which merging multiplies the old state and the tile's; updates m and l.
-struct Weights {
-  alignas(16) float before[kBlockRows], tile[kBlockRows];
-};
+// Updates m and l of the rows that fit, and leaves the factors by which their o is merged:
+// block.before of the old state, and the tile's in block.p_step and block.p_offset. Returns whether
+// any is not 1 before.
 template <int R>
-void merge_normalisers(const Block& block, AttentionStates states, std::uint32_t first,
-                       Weights& weights) {
+bool merge_normalisers(const HackPlanes& planes, AttentionStates states, std::uint32_t first,
+                       Block& block) {
   const auto rows = static_cast<__mmask8>(((1u << R) - 1u) & block.fits);
   const __m128 m_before = _mm_maskz_loadu_ps(rows, states.m + first);
   const __m128 m_tile = _mm_maskz_loadu_ps(rows, block.m);
@@ -261,64 +210,77 @@ void merge_normalisers(const Block& block, AttentionStates states, std::uint32_t
   const V factors = exp_nonpositive(exponents);
   const __m128 before = _mm512_castps512_ps128(factors);
   const __m128 tile = _mm512_extractf32x4_ps(factors, 1);
-  _mm_store_ps(weights.before, before);
-  _mm_store_ps(weights.tile, tile);
   const __m128 l = _mm_maskz_loadu_ps(rows, states.l + first);
   _mm_mask_storeu_ps(states.m + first, rows, m);
   _mm_mask_storeu_ps(states.l + first, rows,
                      _mm_fmadd_ps(_mm_load_ps(block.l), tile, _mm_mul_ps(l, before)));
+  _mm_store_ps(block.before, before);
+  for (std::size_t g = 0; g < planes.head_dim / planes.v_group; ++g) {
+    _mm_store_ps(block.p_step[g], _mm_mul_ps(_mm_load_ps(block.p_step[g]), tile));
+    _mm_store_ps(block.p_offset[g], _mm_mul_ps(_mm_load_ps(block.p_offset[g]), tile));
+  }
+  return _mm_mask_cmp_ps_mask(rows, before, _mm_set1_ps(1.0f), _CMP_NEQ_UQ) != 0;
 }
 
-// Adds the tile's o to the states of the rows that fit.
+// Adds the tile's o to the states of the rows that fit. Where nothing is rescaled, fma(o, 1,
+// offset) is an addition, to the bit. Nothing overflows: what is added is below kHackHuge, which is
+// lost in the largest f32.
 template <int Bits, int R>
-void add_values(const HackPlanes& planes, const Block& block, AttentionStates states,
-                std::uint32_t first, const Weights& weights) {
-  constexpr int kFields = 8 / Bits;
-  constexpr float kLargest = 0x1.fffffep127f;
-  const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
+void add_values(const HackPlanes& planes, const Block& block, bool rescale, Asking& asking,
+                AttentionStates states, std::uint32_t first) {
   const std::size_t dim = planes.head_dim;
-  for (std::size_t g = 0; g < dim / 64; ++g) {
-    __m512i sums[R][kVectors];
+  for (std::size_t d = 0; d < dim; d += kStrip) {
+    const std::size_t g = d / planes.v_group;
+    __m512i sums[R][kStripVectors];
     for (int r = 0; r < R; ++r) {
-      __m512i start = _mm512_setzero_si512();
-      if constexpr (Bits == 8) {  // 128 * SUM p', in every lane
-        const __m512i eights = _mm512_sad_epu8(_mm512_load_si512(block.pq[r][g]), start);
-        start = _mm512_set1_epi32(static_cast<int>(128 * _mm512_reduce_add_epi64(eights)));
-      }
-      for (int i = 0; i < kVectors; ++i) sums[r][i] = start;
+      const __m512i start =
+          Bits == 8 ? sum_of_bytes_times_128(block.pq[g][r]) : _mm512_setzero_si512();
+      for (__m512i& s : sums[r]) s = start;
     }
-    const std::byte* words = planes.v_codes + 256 * g;
-    for (int j = 0; j < 16 / kFields; ++j, words += 4 * dim) {
-      __m512i word[kVectors];
-      for (int i = 0; i < kVectors; ++i) word[i] = _mm512_loadu_si512(words + 64 * i);
-#pragma GCC unroll 4
-      for (int f = 0; f < kFields; ++f) {
-        __m512i codes[kVectors];
-        for (int i = 0; i < kVectors; ++i) {
-          codes[i] = Bits == 8 ? _mm512_xor_si512(word[i], _mm512_set1_epi8(-128))
-                               : _mm512_and_si512(_mm512_srli_epi32(word[i], f * Bits), mask);
-        }
-        for (int r = 0; r < R; ++r) {
-          const __m512i p = broadcast_bytes(&block.pq[r][g][4 * (kFields * j + f)]);
-          for (int i = 0; i < kVectors; ++i) {
-            sums[r][i] = _mm512_dpbusd_epi32(sums[r][i], p, codes[i]);
-          }
-        }
-      }
-    }
+    const Strip strip{planes.v_codes + 4 * d, 4 * dim, 8 * dim, 0};
+    add_dots<Operand::kV, Bits, R>(strip, block.pq[g][0], kTokens, asking, sums);
     for (int r = 0; r < R; ++r) {
       if ((block.fits >> r & 1u) == 0) continue;
       const V step = broadcast(block.p_step[g][r]);
       const V offset = broadcast(block.p_offset[g][r]);
-      float* o = states.o + (first + r) * dim + 64 * g;
-      for (int i = 0; i < kVectors; ++i) {
-        const V tile = fma(_mm512_cvtepi32_ps(sums[r][i]), step, offset);
-        const V scaled = mul(load(o + kLanes * i), broadcast(weights.before[r]));
-        const V merged = fma(tile, broadcast(weights.tile[r]), scaled);
-        store(o + kLanes * i,
-              _mm512_min_ps(max(merged, broadcast(-kLargest)), broadcast(kLargest)));
+      const V before = broadcast(block.before[r]);
+      float* o = states.o + (first + static_cast<std::uint32_t>(r)) * dim + d;
+      for (int i = 0; i < kStripVectors; ++i) {
+        const V sum = _mm512_cvtepi32_ps(sums[r][i]);
+        const V old = load(o + kLanes * i);
+        V merged;
+        if (planes.v_column != nullptr) {
+          const V column = load_bf16(planes.v_column, d + kLanes * static_cast<std::size_t>(i));
+          merged = fma(fma(sum, step, offset), column, mul(old, before));
+        } else {
+          merged = fma(sum, step, rescale ? fma(old, before, offset) : add(old, offset));
+        }
+        store(o + kLanes * i, merged);
       }
     }
+  }
+}
+
+// call(std::integral_constant<int, bits>) for bits in 1..8.
+template <class Call>
+KVFERRY_INLINE void with_bits(std::uint32_t bits, Call call) {
+  switch (bits) {
+    case 1:
+      return call.template operator()<1>();
+    case 2:
+      return call.template operator()<2>();
+    case 3:
+      return call.template operator()<3>();
+    case 4:
+      return call.template operator()<4>();
+    case 5:
+      return call.template operator()<5>();
+    case 6:
+      return call.template operator()<6>();
+    case 7:
+      return call.template operator()<7>();
+    default:
+      return call.template operator()<8>();
   }
 }
 
@@ -326,54 +288,34 @@ template <int R>
 void attend_block(const HackPlanes& planes, const Queries& queries, AttentionStates states,
                   std::uint32_t first) {
   Block block;
-  fold_queries<R>(planes, queries.q, block);
-  switch (planes.k_bits) {
-    case 2:
-      score<2, R>(planes, block);
-      break;
-    case 4:
-      score<4, R>(planes, block);
-      break;
-    default:
-      score<8, R>(planes, block);
+  block.fits = (1u << R) - 1u;
+  Asking asking(queries.ahead, planes.head_dim);  // a step is four values of 32 lanes
+  const std::size_t parts = planes.k_group == 32 ? 2 : 1;
+  for (std::size_t part = 0; part < parts; ++part) {
+    fold_queries<R>(planes, queries.q, part, block);
   }
-  soften<R>(queries.score_add, block);
+  with_bits(planes.k_bits,
+            [&]<int Bits>() { score<Bits, R>(planes, queries.score_add, asking, block); });
+  soften<R>(block);
   fold_weights<R>(planes, block);
-  Weights weights;
-  merge_normalisers<R>(block, states, first, weights);
-  switch (planes.v_bits) {
-    case 2:
-      add_values<2, R>(planes, block, states, first, weights);
-      break;
-    case 4:
-      add_values<4, R>(planes, block, states, first, weights);
-      break;
-    default:
-      add_values<8, R>(planes, block, states, first, weights);
-  }
+  const bool rescale = merge_normalisers<R>(planes, states, first, block);
+  with_bits(planes.v_bits, [&]<int Bits>() {
+    add_values<Bits, R>(planes, block, rescale, asking, states, first);
+  });
   for (int r = 0; r < R; ++r) {
     if ((block.fits >> r & 1u) != 0) continue;
-    hack_attend_row_exact(planes, skip_rows(queries, r, planes.head_dim), states, first + r);
+    const auto row = static_cast<std::uint32_t>(r);
+    hack_attend_row_exact(planes, skip_rows(queries, row, planes.head_dim), states, first + row);
   }
-}
-
-// What these functions do; the rest is left to hack_attend.h.
-bool does(const HackPlanes& planes) {
-  return kHackSubPlanes[planes.k_bits].count == 1 && kHackSubPlanes[planes.v_bits].count == 1 &&
-         planes.k_bits > 1 && planes.v_bits > 1 && planes.k_group >= 64 && planes.v_group == 64 &&
-         planes.k_row == nullptr && planes.v_column == nullptr;
 }
 
 void attend(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
-  if (!does(planes)) {
-    kHackAnyAvx512.attend(planes, queries, states);
-    return;
-  }
   std::uint32_t row = 0;
+  Queries left = queries;
   for (; row + kBlockRows <= states.rows; row += kBlockRows) {
-    attend_block<kBlockRows>(planes, skip_rows(queries, row, planes.head_dim), states, row);
+    attend_block<kBlockRows>(planes, left, states, row);
+    left = skip_rows(left, kBlockRows, planes.head_dim);
   }
-  const Queries left = skip_rows(queries, row, planes.head_dim);
   if (states.rows - row == 3) attend_block<3>(planes, left, states, row);
   if (states.rows - row == 2) attend_block<2>(planes, left, states, row);
   if (states.rows - row == 1) attend_block<1>(planes, left, states, row);

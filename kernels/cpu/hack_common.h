@@ -13,8 +13,9 @@ namespace kvferry::kernels {
 // finite. It leaves out less than 64 * 255 * 2^-118 of a score.
 inline constexpr float kHackTiny = 0x1p-118f;
 
-// A row whose sums could pass this is computed by hack_attend_row_exact.
-inline constexpr float kHackHuge = 1e37f;
+// A row whose sums could pass this is computed by hack_attend_row_exact. Less than half of the
+// largest f32's last bit, so that a state at the largest f32 stays there when such a sum is added.
+inline constexpr float kHackHuge = 1e30f;
 
 // The largest sum of products of p' and codes.
 inline constexpr float kHackMaxVDot = 64.0f * 255.0f * 255.0f;
@@ -40,6 +41,5 @@ inline Queries skip_rows(const Queries& queries, std::size_t rows, std::size_t h
 extern const HackKernels kHackScalar;
 extern const HackKernels kHackAvx2;
 extern const HackKernels kHackAvx512;
-extern const HackKernels kHackAnyAvx512;  // what kHackAvx512 hands on
 
 }  // namespace kvferry::kernels

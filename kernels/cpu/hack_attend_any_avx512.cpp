@@ -1,7 +1,0 @@
-#include "kernels/cpu/hack_attend.h"
-
-namespace kvferry::kernels {
-
-const HackKernels kHackAnyAvx512 = {attend_any};
-
-}  // namespace kvferry::kernels
