@@ -36,7 +36,10 @@ class Subject {
                                                  ComputePool& pool);
 
   // One pass over all layers, in nanoseconds per query token, cached token and KV head.
-  double run();
+  double run() { return run(plain_); }
+  double run_with_k_bias() { return run(biased_); }
+  Status add_k_bias();
+  std::size_t k_bias_pairs() const { return biased_.bias->most_pairs(); }
   std::size_t bytes() const { return layer_bytes_ * config_.layers; }
   double bytes_per_token_kv_head() const {
     return static_cast<double>(layer_bytes_) / tokens_ / config_.kv_heads;
@@ -51,6 +54,15 @@ class Subject {
   Status fill(std::shared_ptr<const codec::Codec> codec, const AttentionBenchOptions& options);
   void prepare_queries();
 
+  // Attention with what the codec leaves out of K.
+  struct Walk {
+    std::unique_ptr<model::RemovedBias> bias;
+    std::unique_ptr<model::Attention> attention;
+    std::vector<float> terms;  // of a layer: they are alike
+  };
+  void prepare(std::span<const model::RemovedBias::Layer> layers, Walk& walk);
+  double run(const Walk& walk);
+
   ComputePool& pool_;
   const std::uint32_t tokens_, queries_;
   model::ModelConfig config_;
@@ -60,8 +72,7 @@ class Subject {
   std::vector<Extent> extents_;
   Status take(std::size_t bytes, std::byte*& data);
   model::StepKv step_;
-  std::unique_ptr<model::RemovedBias> no_bias_;
-  std::unique_ptr<model::Attention> attention_;
+  Walk plain_, biased_;
   std::vector<float> q_;
   std::vector<std::byte> out_;
 };
@@ -126,24 +137,53 @@ void Subject::prepare_queries() {
   part.start = tokens_;
   part.rows = queries_;
   step_.begin_step({part});
-  const std::vector<model::RemovedBias::Layer> none(config_.layers);
-  const std::vector<double> frequencies(config_.head_dim / 2, 1.0);
-  no_bias_ = std::make_unique<model::RemovedBias>(config_, frequencies, none);
-  attention_ = std::make_unique<model::Attention>(config_, *no_bias_, pool_);
-  attention_->plan(step_);
   const std::size_t width = std::size_t{config_.q_heads} * config_.head_dim;
   q_ = make_queries(2, config_.q_heads * queries_, config_.head_dim);
   out_.resize(width * queries_ * sizeof(float));
+  prepare(std::vector<model::RemovedBias::Layer>(config_.layers), plain_);
 }
 
-double Subject::run() {
+void Subject::prepare(std::span<const model::RemovedBias::Layer> layers, Walk& walk) {
+  std::vector<double> frequencies;
+  for (std::uint32_t i = 0; i < config_.head_dim / 2; ++i) {
+    frequencies.push_back(std::pow(1e6, -2.0 * i / config_.head_dim));
+  }
+  walk.bias = std::make_unique<model::RemovedBias>(config_, frequencies, layers);
+  walk.attention = std::make_unique<model::Attention>(config_, *walk.bias, pool_);
+  walk.attention->plan(step_);
+  const std::size_t stride = 2 * walk.bias->most_pairs();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  const std::size_t rows = std::size_t{queries_} * config_.q_heads;
+  walk.terms.resize(rows * stride);
+  for (std::size_t row = 0; row < rows && stride > 0; ++row) {
+    const auto head = static_cast<std::uint32_t>(row % config_.q_heads);
+    walk.bias->query_terms(0, head * config_.kv_heads / config_.q_heads,
+                           q_.data() + row * config_.head_dim, scale,
+                           walk.terms.data() + row * stride);
+  }
+}
+
+// A bias of ten deviations in every channel.
+Status Subject::add_k_bias() {
+  if (!kv_.codec->traits().removes_bias) {
+    return invalid_argument("--k-bias: " + spec() + " keeps the bias of K; use a hack codec");
+  }
+  const std::size_t channels = std::size_t{config_.kv_heads} * config_.head_dim;
+  const std::vector<float> bias(channels, 10.0f), deviation(channels, 1.0f);
+  const model::RemovedBias::Layer layer{bias, {}, deviation};
+  prepare(std::vector<model::RemovedBias::Layer>(config_.layers, layer), biased_);
+  return ok_status();
+}
+
+double Subject::run(const Walk& walk) {
   const std::size_t stride = std::size_t{config_.q_heads} * config_.head_dim;
   model::Attention::Input input;
   input.q = q_.data();
   input.q_stride = stride;
+  input.terms = walk.terms.data();
   const std::uint64_t begin_ns = monotonic_ns();
   for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
-    attention_->run(step_, layer, input, model::Compute::kF32, out_.data());
+    walk.attention->run(step_, layer, input, model::Compute::kF32, out_.data());
   }
   const auto ns = static_cast<double>(monotonic_ns() - begin_ns);
   return ns / config_.layers / tokens_ / config_.kv_heads / queries_;
@@ -266,6 +306,7 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
   ComputePool pool(options.threads);
   KVF_ASSIGN_OR_RETURN(const auto subject, Subject::create(options.codec, options, pool));
   KVF_ASSIGN_OR_RETURN(const auto bf16, Subject::create("raw", options, pool));
+  if (options.k_bias) KVF_RETURN_IF_ERROR(subject->add_k_bias());
   report.codec = subject->spec();
   report.cpu = cpu_name();
   report.isa = kernels::isa_name(kernels::active_isa());
@@ -279,23 +320,30 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
   report.working_set_bytes = subject->bytes();
   Peers peers;
   KVF_RETURN_IF_ERROR(peers.create(options, subject->tile_tokens(), bf16->bytes()));
-  std::vector<double> ns, bf16_ns, reads, dots;
+  std::vector<double> ns, bias_ns, bf16_ns, reads, dots;
   for (int run = 0; run <= options.runs; ++run) {
     const double read = read_ceiling_gbyte_s(pool, bf16->memory());
     const double dot = dot_ceiling_gops(pool);
     const double own = subject->run();
+    const double biased = options.k_bias ? subject->run_with_k_bias() : 0.0;
     const double dense = bf16->run();
     peers.run(run > 0);
     if (run == 0) continue;  // warm-up
     reads.push_back(read);
     dots.push_back(dot);
     ns.push_back(own);
+    bias_ns.push_back(biased);
     bf16_ns.push_back(dense);
   }
   report.ns_per_token_kv_head = median(ns);
   report.ns_min = *std::min_element(ns.begin(), ns.end());
   report.ns_max = *std::max_element(ns.begin(), ns.end());
   report.bf16_ns_per_token_kv_head = median(bf16_ns);
+  if (options.k_bias) {
+    report.k_bias_pairs = static_cast<std::uint32_t>(subject->k_bias_pairs());
+    report.k_bias_ns_per_token_kv_head = median(bias_ns);
+    report.k_bias_cost = report.k_bias_ns_per_token_kv_head / report.ns_per_token_kv_head;
+  }
   report.read_ceiling_gbyte_s = median(reads);
   report.dot_ceiling_gops = median(dots);
   report.peers = peers.reports(report.ns_per_token_kv_head);
@@ -331,6 +379,9 @@ boost::json::object to_json(const AttentionBenchReport& r) {
           {"ns_max", r.ns_max},
           {"bf16_ns_per_token_kv_head", r.bf16_ns_per_token_kv_head},
           {"speedup_over_bf16", r.speedup_over_bf16},
+          {"k_bias_pairs", r.k_bias_pairs},
+          {"k_bias_ns_per_token_kv_head", r.k_bias_ns_per_token_kv_head},
+          {"k_bias_cost", r.k_bias_cost},
           {"bytes_per_token_kv_head", r.bytes_per_token_kv_head},
           {"read_gbyte_s", r.read_gbyte_s},
           {"read_ceiling_gbyte_s", r.read_ceiling_gbyte_s},
@@ -355,6 +406,11 @@ std::string to_text(const AttentionBenchReport& r) {
       r.speedup_over_bf16, r.bytes_per_token_kv_head, r.read_gbyte_s, r.read_ceiling_gbyte_s,
       r.roofline_ns, r.dot_ceiling_gops, r.over_roofline, r.rms_error, r.predicted_rms_error,
       r.max_error, r.error_bound);
+  if (r.k_bias_pairs > 0) {
+    text +=
+        fmt::format("  with K's bias in {} pairs left out of the codes: {:.2f} ns, {:.2f} times\n",
+                    r.k_bias_pairs, r.k_bias_ns_per_token_kv_head, r.k_bias_cost);
+  }
   for (const auto& peer : r.peers) {
     text +=
         fmt::format("  ggml {}: {:.2f} ns ({:.2f} to {:.2f}), {:.1f} bytes: {:.1f} times as long\n",

@@ -25,6 +25,9 @@ struct AttentionBenchOptions {
   std::uint32_t tokens = 32768;  // a multiple of 64
   std::uint32_t kv_heads = 8, head_dim = 128, group = 4;
   std::uint32_t queries = 1;  // query tokens of a run
+  // Measures beside it what a K bias costs that the codec leaves out of what it stores: of every
+  // pair of channels that may be (model/removed_bias.h) at Qwen2.5's rope, theta 1e6, in all heads.
+  bool k_bias = false;
   int threads = 1;
   int runs = 9;
   // Bytes at least; 0: the larger of 256 MiB and 8 last-level caches.
@@ -41,6 +44,9 @@ struct AttentionBenchReport {
   double bf16_ns_per_token_kv_head = 0.0, speedup_over_bf16 = 0.0;
   double bytes_per_token_kv_head = 0.0, read_gbyte_s = 0.0;
   double read_ceiling_gbyte_s = 0.0, dot_ceiling_gops = 0.0;
+  // With k_bias: pairs of channels in a head, time with them, and that over the time without.
+  std::uint32_t k_bias_pairs = 0;
+  double k_bias_ns_per_token_kv_head = 0.0, k_bias_cost = 0.0;
   // The longer of reading the bytes (once for all queries) and doing the integer operations of q.k
   // and p.v, each at its ceiling.
   double roofline_ns = 0.0, over_roofline = 0.0;

@@ -138,6 +138,7 @@ Command add_bench_attention(CLI::App* bench, BenchAttentionOptions& options) {
   sub->add_option("--kv-heads", b.kv_heads, "")->check(CLI::Range(1u, 1024u));
   sub->add_option("--head-dim", b.head_dim, "")->check(CLI::Range(16u, 256u));
   sub->add_option("--group", b.group, "Query heads of a KV head")->check(CLI::Range(1u, 64u));
+  sub->add_flag("--k-bias", b.k_bias, "Also with K's bias left out of the codes, as of Qwen2.5");
   sub->add_option("--queries", b.queries, "Query tokens; 512 stands for a prefill's chunk")
       ->check(CLI::Range(1u, 4096u));
   sub->add_option("--threads", b.threads, "")->check(CLI::Range(1, 1024));

@@ -48,6 +48,19 @@ TEST(AttentionBench, SeveralQueriesReadTheBytesOnce) {
                    report->bytes_per_token_kv_head / 3 / report->ns_per_token_kv_head);
 }
 
+TEST(AttentionBench, MeasuresTheCostOfAKBias) {
+  AttentionBenchOptions options = small();
+  options.k_bias = true;
+  const auto report = run_attention_bench(options);
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  // Pairs i of 32 with 2 pi 10^(6 i / 32) < 512.
+  EXPECT_EQ(report->k_bias_pairs, 11u);
+  EXPECT_DOUBLE_EQ(report->k_bias_cost,
+                   report->k_bias_ns_per_token_kv_head / report->ns_per_token_kv_head);
+  options.codec = "raw";
+  EXPECT_EQ(run_attention_bench(options).status().code(), Code::kInvalidArgument);
+}
+
 TEST(AttentionBench, RefusesWhatItCannotRun) {
   AttentionBenchOptions options = small();
   options.tokens = 100;
