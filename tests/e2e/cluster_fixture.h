@@ -19,9 +19,19 @@ namespace kvferry::e2e {
 // The bundled model.
 std::filesystem::path model_directory();
 
-// What clusters allow, the default first, and tests ask for in turn: with and without a wire form.
-inline constexpr const char* kCodecs[] = {"hadamard | hack(k=4,v=2)", "raw",
-                                          "hadamard | hack(k=2,v=2) | rans", "raw | lossless"};
+// What clusters allow, the default first, and tests ask for in turn: with and without a wire form,
+// and from kOtherCodecs on one of each kind that is unlike those.
+inline constexpr const char* kCodecs[] = {
+    "hadamard | hack(k=4,v=2)",
+    "raw",
+    "hadamard | hack(k=2,v=2) | rans",
+    "raw | lossless",
+    "kivi(k=2,v=2)",               // tiles of 128 tokens
+    "hack(k=4,v=2,layout=paper)",  // another layout
+    "dequantize | hack(k=2,v=2)",  // attends on what it makes of the codes
+    "mean | int(k=4,v=4)",         // has no kernel of its own
+};
+inline constexpr std::size_t kOtherCodecs = 4;
 
 struct ClusterOptions {
   std::filesystem::path model = model_directory();

@@ -1,11 +1,12 @@
 // Disaggregated output equals single-process output token for token: every combination of prompt
-// length, codec, sampling, concurrency and number of workers, 216 prompts for each model; among
-// them requests of several choices, with penalties, and with log-probabilities. The models are the
-// bundled one and a random checkpoint of every architecture.
+// length, codec, sampling, concurrency and number of workers, 216 prompts for each model, and 96
+// with codecs of other kinds; among them requests of several choices, with penalties, and with
+// log-probabilities. The models are the bundled one and a random checkpoint of every architecture.
 
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <iterator>
 #include <set>
 #include <span>
 #include <thread>
@@ -26,9 +27,11 @@ std::vector<Ask> asks_of_length(std::span<const std::uint32_t> lengths) {
   std::vector<Ask> asks;
   std::uint64_t seed = 100;
   for (const std::uint32_t length : lengths) {
-    for (const char* codec : kCodecs) {
+    for (std::size_t codec = 0; codec < std::size(kCodecs); ++codec) {
       for (const float temperature : {0.0f, 0.9f}) {
-        Ask ask{random_prompt(++seed, length), codec, temperature, seed, 16};
+        ++seed;
+        if (codec >= kOtherCodecs && length != 65 && length != 129 && length != 500) continue;
+        Ask ask{random_prompt(seed, length), kCodecs[codec], temperature, seed, 16};
         // Every combination of the three, over the others' combinations.
         ask.choices = seed % 2 == 0 ? 3 : 1;
         ask.penalties = seed / 2 % 2 == 0;
