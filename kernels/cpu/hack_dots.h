@@ -1,6 +1,6 @@
 // Integer dots of codes with bytes, in registers `I` of the instruction set (AVX2 or AVX-512) that
-// the unit is compiled for. Included only by hack_attend.h and
-// paper_dots.h; all of it has internal linkage.
+// the unit is compiled for. Included only by hack_attend_avx2.cpp and paper_dots.h; all of it has
+// internal linkage.
 //
 // K: codes are the unsigned operand, q' the signed one, tokens in the lanes. V: p' unsigned, codes
 // signed, channels in the lanes. Codes enter with 4 bits at most, which fit either operand; codes
