@@ -109,9 +109,12 @@ Status Subject::fill(std::shared_ptr<const codec::Codec> codec,
                                        Kind::kGaussian, kSeed));
   kv_ = codec::SequenceKv(std::move(codec), config_.kv_geometry());
   const std::size_t open_bytes = codec::SequenceKv::open_bytes(*kv_.codec, kv_.geometry);
-  KVF_ASSIGN_OR_RETURN(memory_,
-                       ExtentPool::create(bytes() + open_bytes + (tiles + 1) * ExtentPool::kUnit));
-  for (std::uint32_t tile = 0; tile < tiles; ++tile) {
+  // Later queries attend to the tiles of those before them, too.
+  const std::uint32_t closed = (tokens_ + queries_ - 1) / tile_tokens;
+  const std::size_t later = (closed - tiles) * kv_.layout.block_bytes(tiles);
+  KVF_ASSIGN_OR_RETURN(
+      memory_, ExtentPool::create(bytes() + later + open_bytes + (closed + 1) * ExtentPool::kUnit));
+  for (std::uint32_t tile = 0; tile < closed; ++tile) {
     KVF_RETURN_IF_ERROR(take(kv_.layout.block_bytes(tile), kv_.blocks.emplace_back()));
     const auto from = few.kv().segment(0, tile == 0 ? 0 : 1 + tile % kDistinctTiles);
     for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {

@@ -48,6 +48,15 @@ TEST(AttentionBench, SeveralQueriesReadTheBytesOnce) {
                    report->bytes_per_token_kv_head / 3 / report->ns_per_token_kv_head);
 }
 
+// Tiles that queries close are attended to by those behind them.
+TEST(AttentionBench, QueriesMayFillTiles) {
+  AttentionBenchOptions options = small();
+  options.queries = 150;
+  const auto report = run_attention_bench(options);
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  EXPECT_GT(report->ns_per_token_kv_head, 0.0);
+}
+
 TEST(AttentionBench, MeasuresTheCostOfAKBias) {
   AttentionBenchOptions options = small();
   options.k_bias = true;
