@@ -154,8 +154,8 @@ class Codec {
                            std::span<std::byte> out) const;
 
   // Undoes wrap into out, whose size must be segment_bytes() of that tile, and validates the
-  // result as validate() does. kDataLoss for any wire form that wrap did not make; out is then
-  // unspecified.
+  // result as validate() does. kDataLoss for what is not the wire form of a valid segment; out is
+  // then unspecified. Whether it is the segment that was sent, checksums must say.
   virtual Status unwrap(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                         std::uint32_t tokens, std::span<const std::byte> wire,
                         std::span<std::byte> out) const;
