@@ -1,30 +1,6 @@
 // Metrics of the transfer protocol, one set a process. `codec` is the normalised spec, `role` is
 // "sender" or "receiver", `direction` is "sent" or "received".
-//
-//   name                                      type       labels            unit, meaning
-//   kvferry_transfer_frames_total             counter    direction, type   frames with a good
-//   header kvferry_transfer_wire_bytes_total         counter    direction         of these, headers
-//   included kvferry_transfer_frames_refused_total     counter    cause             frames received
-//   and not used; causes
-//                                                                          are the names of
-//                                                                          RefusalCause
-//   kvferry_transfer_frames_resent_total      counter    type              sent once more
-//   kvferry_transfer_payload_bytes_total      counter    direction, codec  DATA payloads, each
-//   frame once:
-//                                                                          acknowledged, or
-//                                                                          verified and landed
-//   kvferry_transfer_raw_bytes_total          counter    direction, codec  what the same KV takes
-//   in bf16 kvferry_transfer_finished_total           counter    role, result      transfers ended;
-//   result is "ok" or
-//                                                                          the name of the Code
-//   kvferry_transfer_leases_expired_total     counter    role              ended because nothing
-//   was heard kvferry_transfer_active                   gauge      role              transfers open
-//   now kvferry_transfer_credits                  gauge                        landing slots
-//   promised to senders now kvferry_transfer_staging_bytes            gauge pool bytes of landing
-//   and gather slots kvferry_transfer_channels                 gauge channels with traffic that are
-//   open kvferry_transfer_data_seconds             histogram                    first to last DATA
-//   frame, at the receiver kvferry_transfer_sender_seconds           histogram open() to
-//   acknowledged, at the sender
+// docs/metrics.md has their names, labels and meanings; a test compares the two.
 //
 // Thread contract: the reactor's thread; the metrics themselves may be read from any.
 #pragma once
