@@ -1,6 +1,7 @@
 #include "codec/codec.h"
 
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "base/hash.h"
@@ -34,10 +35,13 @@ std::size_t Codec::wrap(const KvGeometry&, std::span<const std::byte> segment,
 Status Codec::unwrap(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                      std::uint32_t tokens, std::span<const std::byte> wire,
                      std::span<std::byte> out) const {
-  KVF_RETURN_IF_ERROR(validate(geometry, layer, tile, tokens, wire));
-  if (out.size() != wire.size()) return invalid_argument("unwrap: the output's size does not fit");
+  if (wire.size() != out.size()) {
+    return data_loss("segment of " + std::to_string(wire.size()) + " bytes, expected " +
+                     std::to_string(out.size()));
+  }
+  // Where it will lie: behind a wrapped segment the wire form may begin at an odd address.
   std::memcpy(out.data(), wire.data(), wire.size());
-  return ok_status();
+  return validate(geometry, layer, tile, tokens, out);
 }
 
 }  // namespace kvferry::codec

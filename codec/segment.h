@@ -1,6 +1,7 @@
 // The bytes of a segment: one layer x one tile x all KV heads. A header of 64 bytes, little-endian,
 // then the parts of the KV heads in order, each a multiple of 64 bytes (of 4 * head_dim in a dense
-// segment). A segment says what it is and may lie anywhere. docs/codecs.md has the offsets.
+// segment). A segment says what it is and may lie at any even address, a wire form at
+// any. docs/codecs.md has the offsets.
 //
 // Dense part (raw, and every open tile as it is sent): K [tokens][head_dim], then V alike, in the
 // open dtype. Hack parts: see codec/hack_stage.cpp and codec/paper_stage.cpp.
