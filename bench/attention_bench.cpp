@@ -169,7 +169,8 @@ void Subject::prepare(std::span<const model::RemovedBias::Layer> layers, Walk& w
 // A bias of ten deviations in every channel.
 Status Subject::add_k_bias() {
   if (!kv_.codec->traits().removes_bias) {
-    return invalid_argument("--k-bias: " + spec() + " keeps the bias of K; use a hack codec");
+    return invalid_argument("--k-bias: " + spec() +
+                            " keeps the bias of K; codecs such as hack(k=2,v=2) do not");
   }
   const std::size_t channels = std::size_t{config_.kv_heads} * config_.head_dim;
   const std::vector<float> bias(channels, 10.0f), deviation(channels, 1.0f);
@@ -301,7 +302,7 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
   if (options.tokens == 0 || options.tokens % kMaxTileTokens != 0 || options.queries == 0 ||
       options.runs < 1 || options.threads < 1 || options.kv_heads == 0 || options.group == 0) {
     return invalid_argument(
-        "bench attention needs tokens in multiples of 64, and at least one "
+        "bench attention needs tokens in multiples of 128, and at least one "
         "head, query, run and thread");
   }
   AttentionBenchReport report;

@@ -22,7 +22,7 @@ namespace kvferry::bench {
 
 struct AttentionBenchOptions {
   std::string codec = "hack(k=2,v=2)";
-  std::uint32_t tokens = 32768;  // a multiple of 64
+  std::uint32_t tokens = 32768;  // a multiple of 128
   std::uint32_t kv_heads = 8, head_dim = 128, group = 4;
   std::uint32_t queries = 1;  // query tokens of a run
   // Measures beside it what a K bias costs that the codec leaves out of what it stores: of every

@@ -172,7 +172,8 @@ Status chat(const ChatOptions& options) {
   }
   ChatQuestion question;
   KVF_ASSIGN_OR_RETURN(question.model, first_model(url));
-  question.codec = options.codec;
+  // A cluster of its own has the codec for its default, which may be one that names a file.
+  if (options.model.empty()) question.codec = options.codec;
   question.max_tokens = options.max_tokens;
   question.temperature = options.temperature;
   if (!options.system.empty()) question.turns.push_back({"system", options.system});

@@ -8,6 +8,8 @@
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
 #include "cli/in_process.h"
+#include "codec/pooled_sequence.h"
+#include "codec/wire_forms.h"
 #include "text/detokenizer.h"
 #include "text/stop_buffer.h"
 #include "text/tokenizer.h"
@@ -112,12 +114,15 @@ Status generate(GenerateOptions options) {
   options.max_tokens =
       std::min(options.max_tokens, config.context - static_cast<std::uint32_t>(prompt.size()));
   KVF_RETURN_IF_ERROR(codecs.codecs().front()->supports(config.kv_geometry()));
+  options.codec = codecs.codecs().front()->spec();  // which names no files
 
   InProcessOptions in_process;
-  const std::size_t needed = codec::PooledSequence::bytes_needed(
-      *codecs.codecs().front(), config.kv_geometry(),
-      {static_cast<std::uint32_t>(prompt.size()),
-       static_cast<std::uint32_t>(prompt.size()) + options.max_tokens});
+  const codec::Codec& codec = *codecs.codecs().front();
+  const auto tokens = static_cast<std::uint32_t>(prompt.size());
+  const std::size_t needed =
+      codec::PooledSequence::bytes_needed(codec, config.kv_geometry(),
+                                          {tokens, tokens + options.max_tokens}) +
+      codec::WireForms::bytes_needed(codec, config.kv_geometry(), tokens);
   in_process.pool_bytes = transport::TransferConfig{}.staging_bytes() + needed;
   KVF_ASSIGN_OR_RETURN(const auto cluster,
                        InProcessCluster::start(*engine.model, codecs, in_process));

@@ -134,7 +134,7 @@ Command add_bench_attention(CLI::App* bench, BenchAttentionOptions& options) {
       bench->add_subcommand("attention", "Decode attention beside bf16 and the roofline");
   auto& b = options.bench;
   sub->add_option("--codec", b.codec, "")->capture_default_str();
-  sub->add_option("--tokens", b.tokens, "Of the cache, in multiples of 64")->capture_default_str();
+  sub->add_option("--tokens", b.tokens, "Of the cache, in multiples of 128")->capture_default_str();
   sub->add_option("--kv-heads", b.kv_heads, "")->check(CLI::Range(1u, 1024u));
   sub->add_option("--head-dim", b.head_dim, "")->check(CLI::Range(16u, 256u));
   sub->add_option("--group", b.group, "Query heads of a KV head")->check(CLI::Range(1u, 64u));

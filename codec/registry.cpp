@@ -39,7 +39,10 @@ class Composer {
     }
     if (entry->kind == StageKind::kPreset) return add_preset(spec, *entry);
     KVF_RETURN_IF_ERROR(check_order(spec, entry->kind));
-    if (entry->takes_file) KVF_RETURN_IF_ERROR(check_files(spec));
+    if (entry->takes_file) {
+      takes_file_ = true;
+      KVF_RETURN_IF_ERROR(check_files(spec));
+    }
     KVF_ASSIGN_OR_RETURN(Stage made, entry->make(spec));
     last_ = entry->kind;
     switch (entry->kind) {
@@ -63,8 +66,7 @@ class Composer {
 
   // The storage of a spec that has nothing else; a profile's layers are such.
   Result<StoragePtr> finish_storage(std::string_view spec) && {
-    if (storage_ == nullptr || !domain_.empty() || wire_ != nullptr ||
-        storage_->text().starts_with("profile")) {
+    if (storage_ == nullptr || !domain_.empty() || wire_ != nullptr || takes_file_) {
       return invalid_argument("\"" + std::string(spec) +
                               "\" is not one storage stage such as hack(k=4,v=2), with nothing but "
                               "adapters before it");
@@ -139,12 +141,16 @@ class Composer {
     KVF_ASSIGN_OR_RETURN(std::vector<SpecStage> stages, parse_spec(text));
     for (SpecStage& stage : stages) {
       stage.position = spec.position;
+      for (SpecArgument& argument : stage.arguments) {
+        argument.position = argument.value_position = spec.position;
+      }
       KVF_RETURN_IF_ERROR(add(stage));
     }
     return ok_status();
   }
 
   SpecFiles files_;
+  bool takes_file_ = false;  // has a stage that may name one
   std::vector<DomainPtr> domain_;
   std::vector<std::string> adapter_names_;
   std::vector<Adapter> adapters_;

@@ -186,7 +186,7 @@ TEST_P(EveryCodec, ComesBackFromTheWire) {
         ASSERT_EQ(wire_bytes(wrapped).value(), length);
         if (wire.empty()) wire.assign(wrapped.begin(), wrapped.end());
         ASSERT_TRUE(std::equal(wrapped.begin(), wrapped.end(), wire.begin(), wire.end()));
-        ExactBytes sent(wrapped, 5), back(segment.size(), 3);
+        ExactBytes sent(wrapped, 5), back(segment.size(), 2);
         const Status status =
             codec_->unwrap(g, at.layer, at.tile, at.tokens, sent.bytes(), back.bytes());
         ASSERT_TRUE(status.ok()) << status.to_string();

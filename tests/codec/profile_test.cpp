@@ -101,6 +101,11 @@ TEST(Profile, WrongFiles) {
   EXPECT_THAT(why_not("0: profile(" + artifact_digest("") + ")\n"),
               HasSubstr("is not one storage stage"));
   EXPECT_THAT(why_not("0: profile(/etc/passwd)\n"), HasSubstr("only an operator's"));
+  for (const char* adapter : {"mean | ", "dequantize | "}) {
+    const std::string nested = "profile(" + artifact_digest("no such file") + ")";
+    EXPECT_THAT(why_not("0: " + std::string(adapter) + nested + "\n"),
+                HasSubstr("is not one storage stage"));
+  }
   EXPECT_THAT(why_not("default:\n"), HasSubstr("default"));
   EXPECT_THAT(why_not("{}\n"), HasSubstr("names \"default\" or layers"));
   EXPECT_THAT(why_not(""), HasSubstr("cannot be read or is empty"));

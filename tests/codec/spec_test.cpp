@@ -119,6 +119,7 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"hack raw", 6, "\"|\" or the end"},
       {"raw(x=1)", 5, "takes none"},
       {"raw | hack", 7, "the end or a wire stage behind raw"},
+      {"kivi(group=128,residual=64)", 1, "at least one group"},
       {"hadamard", 9, "must store"},
       {"hadamard | hadamard | raw", 12, "there already"},
       {"hack(group=128,tile=64)", 16, "at least one group"},

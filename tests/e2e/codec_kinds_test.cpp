@@ -10,6 +10,7 @@
 
 #include "cluster_fixture.h"
 #include "codec/codec.h"
+#include "program.h"
 
 namespace kvferry::e2e {
 namespace {
@@ -67,6 +68,19 @@ TEST_F(CodecKinds, AnswerAsOneProcessDoes) {
   const auto status = (*cluster)->stop();
   ASSERT_TRUE(status.ok()) << status.status().to_string();
   EXPECT_EQ(*status, 0);
+}
+
+// Its pool is made for the one prompt, its codec may name a file.
+TEST_F(CodecKinds, AreWhatGenerateTakes) {
+  std::string prompt;
+  for (int i = 0; i < 60; ++i) prompt += "One day Tom went to the lake. ";
+  for (const std::string& codec :
+       {"profile(" + profile_.string() + ")", std::string("raw | lossless"),
+        std::string("hack(k=2,v=2) | rans"), std::string("kvarn(k=4,v=2)")}) {
+    const Outcome outcome = run({"generate", "--model", model_directory().string(), "--prompt",
+                                 prompt, "--codec", codec, "--max-tokens", "2"});
+    EXPECT_EQ(outcome.status, 0) << codec << ": " << outcome.output;
+  }
 }
 
 }  // namespace
