@@ -4,7 +4,8 @@
 #   "base/status.h".
 #   LIBRARIES are those that its headers need too, PRIVATE_LIBRARIES those of its sources alone.
 # kvferry_test(NAME SOURCES a_test.cpp ... DEPENDS base ... [LABELS l ...] [TIMEOUT s])
-#   A GoogleTest program, registered with CTest as one test.
+#   A GoogleTest program, registered with CTest as one test that may take TIMEOUT seconds, 120 unless
+#   said, and five times that under a sanitizer.
 # kvferry_python_test(NAME PACKAGE openai COMMAND script.py argument ... [LABELS l ...])
 #   A script that KVFERRY_PYTHON runs, a test where that interpreter has the package and none where
 #   it does not, which configuring says. A test labelled serial runs alone.
@@ -31,6 +32,9 @@ function(kvferry_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LIBRARIES;LABELS;ENVIRONMENT" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
+  endif()
+  if(KVFERRY_SANITIZE)  # ThreadSanitizer slows kernels down tenfold
+    math(EXPR ARG_TIMEOUT "5 * ${ARG_TIMEOUT}")
   endif()
   add_executable(${name} ${ARG_SOURCES})
   list(TRANSFORM ARG_DEPENDS PREPEND kvferry::)
