@@ -4,7 +4,7 @@
 #   "base/status.h".
 #   LIBRARIES are those that its headers need too, PRIVATE_LIBRARIES those of its sources alone.
 # kvferry_test(NAME SOURCES a_test.cpp ... DEPENDS base ... [LABELS l ...] [TIMEOUT s])
-#   A GoogleTest program, registered with CTest as one test that may take TIMEOUT seconds, 120 unless
+#   A GoogleTest program, registered with CTest as one test. It may take TIMEOUT seconds, 120 unless
 #   said, and five times that under a sanitizer.
 # kvferry_python_test(NAME PACKAGE openai COMMAND script.py argument ... [LABELS l ...])
 #   A script that KVFERRY_PYTHON runs, a test where that interpreter has the package and none where
