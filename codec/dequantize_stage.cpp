@@ -1,5 +1,6 @@
 // dequantize: attends on what the storage behind it reconstructs, rounded to bf16, instead of on
 // its codes. What engines do that have no kernel for codes: the baseline of attending on them.
+// Before a storage that has none either it changes nothing, and is left out of the normalised spec.
 #include <memory>
 #include <string>
 #include <utility>
@@ -59,6 +60,7 @@ class DequantizeStage final : public ReconstructedStorage {
 Result<Stage> make_dequantize_stage(const SpecStage& spec) {
   KVF_RETURN_IF_ERROR(SpecArguments(spec).check_keys({}));
   return Stage(Adapter([](StoragePtr behind) -> Result<StoragePtr> {
+    if (behind->attends_bf16()) return behind;
     return StoragePtr(std::make_shared<DequantizeStage>(std::move(behind)));
   }));
 }

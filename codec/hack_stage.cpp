@@ -22,6 +22,8 @@ constexpr HackRange default_range(std::uint32_t bits) {
   return bits <= 3 ? HackRange::kSearch : HackRange::kMinMax;
 }
 
+constexpr std::uint32_t kFirstBits = 8;
+
 // How tile 0 is stored, where the attention sinks are.
 enum class First : std::uint8_t { k8Bits, k16Bits, kAsTheRest };
 
@@ -44,6 +46,11 @@ struct HackOptions {
 
   bool range_is_default() const {
     return k_range == default_range(k_bits) && v_range == default_range(v_bits);
+  }
+  // With that, first_bits=8 and first_bits=none are one meaning.
+  bool rest_is_as_first() const {
+    return first == First::kAsTheRest && k_bits == kFirstBits && v_bits == kFirstBits &&
+           k_range == HackRange::kMinMax && v_range == HackRange::kMinMax;
   }
 };
 
@@ -84,7 +91,7 @@ class HackStage final : public StorageStage {
     return bits(id).k == 16 ? SegmentKind::kDense : SegmentKind::kCodes;
   }
   Bits bits(TileId id) const override {
-    if (id.tile == 0 && options_.first == First::k8Bits) return {8, 8};
+    if (id.tile == 0 && options_.first == First::k8Bits) return {kFirstBits, kFirstBits};
     if (id.tile == 0 && options_.first == First::k16Bits) return {16, 16};
     return {static_cast<std::uint8_t>(options_.k_bits), static_cast<std::uint8_t>(options_.v_bits)};
   }
@@ -180,6 +187,7 @@ Result<Stage> make_hack_stage(const SpecStage& spec) {
       range == kDefault ? default_range(options.k_bits) : static_cast<HackRange>(range);
   options.v_range =
       range == kDefault ? default_range(options.v_bits) : static_cast<HackRange>(range);
+  if (options.rest_is_as_first()) options.first = First::k8Bits;
   return Stage(std::make_shared<HackStage>(options));
 }
 

@@ -388,7 +388,8 @@ Result<Stage> make_paper_stage(const SpecStage& spec) {
                        arguments.word("rounding", {"nearest", "stochastic"}, 0));
   KVF_ASSIGN_OR_RETURN(const std::size_t se, arguments.word("se", {"on", "off"}, 0));
   KVF_ASSIGN_OR_RETURN(const std::size_t rqe, arguments.word("rqe", {"on", "off"}, 0));
-  options.first_8_bits = first == 1;
+  const bool all_8_bits = options.k_bits == kFirstBits && options.v_bits == kFirstBits;
+  options.first_8_bits = first == 1 && !all_8_bits;
   options.stochastic = rounding == 1;
   options.stored_sums = se == 0;
   options.dense_open = rqe == 0;

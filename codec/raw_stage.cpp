@@ -53,6 +53,7 @@ class RawStage final : public StorageStage {
     widen(dtype_, part, n, k);
     widen(dtype_, part + n * bytes_of(dtype_), n, v);
   }
+  bool attends_bf16() const override { return dtype_ == OpenDtype::kBf16; }
 
  private:
   std::string text_;

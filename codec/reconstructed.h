@@ -17,6 +17,7 @@ class ReconstructedStorage : public StorageStage {
                    const QueryRows& queries, kernels::AttentionStates states) const final;
   void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part, float* k,
                         float* v) const final;
+  bool attends_bf16() const final { return true; }
 
  protected:
   // What the part means: k, v bf16 [tile_tokens][head_dim], finite.

@@ -91,6 +91,9 @@ class StorageStage {
                            const QueryRows& queries, kernels::AttentionStates states) const = 0;
   virtual void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part,
                                 float* k, float* v) const = 0;
+  // Whether attend_head is dense attention over the bf16 values that reconstruct_head gives, to the
+  // last bit. Not a trait: the text of `dequantize` depends on it, so an artefact must not.
+  virtual bool attends_bf16() const { return false; }
   // Codec::attend_open of one head: k, v [tile_tokens][head_dim] of the open dtype. Dense unless
   // the storage codes its own tile too.
   virtual void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "bench/oracle.h"
+#include "codec/dense.h"
+#include "codec/pipeline_codec.h"
 #include "codec_case.h"
 #include "kernels/dense_kernels.h"
 #include "kernels/isa.h"
@@ -19,6 +21,15 @@ using bench::Kind;
 std::vector<float> rounded_to_bf16(std::vector<float> values) {
   for (float& x : values) x = kernels::f32_from_bf16(kernels::bf16_from_f32(x));
   return values;
+}
+
+std::vector<std::uint16_t> bf16_of(const std::vector<float>& values) {
+  std::vector<std::uint16_t> out;
+  for (const float x : values) out.push_back(kernels::bf16_from_f32(x));
+  return out;
+}
+const std::byte* bytes_of(const std::vector<std::uint16_t>& values) {
+  return reinterpret_cast<const std::byte*>(values.data());
 }
 
 // What bench/oracle reads out of the bytes on its own is what reconstruct says they mean, to one
@@ -160,6 +171,30 @@ TEST_P(EveryCodec, GivesARowTheSameBitsAmongOthers) {
       }
     });
   }
+}
+
+// A storage that attends on bf16 gives what `raw` gives of what its bytes mean, to the last bit: so
+// `dequantize` before it changes nothing.
+TEST_P(EveryCodec, AttendsOnItsBf16ValuesWhereItSaysSo) {
+  const auto pipeline = make_pipeline_codec(GetParam());
+  ASSERT_TRUE(pipeline.ok());
+  if (!(*pipeline)->storage().attends_bf16()) return;
+  constexpr std::uint32_t kRows = 5;
+  const KvGeometry g = geometry();
+  const std::uint32_t tokens = codec_->tile_tokens();
+  auto tile = make_tile(*codec_, g, Kind::kGaussian, 21);
+  const auto segment = encode_tile(*codec_, g, {1, 1, tokens}, tile);
+  std::vector<float> k(std::size_t{tokens} * g.head_dim), v(k.size());
+  codec_->reconstruct(g, segment, 1, k.data(), v.data());
+  const auto k_bf16 = bf16_of(k), v_bf16 = bf16_of(v);
+  const auto queries = bench::make_queries(22, kRows, g.head_dim);
+  on_every_isa([&] {
+    States got(kRows, g.head_dim), want(kRows, g.head_dim);
+    codec_->attend(g, segment, 1, {queries.data(), kRows}, got.view());
+    attend_dense(OpenDtype::kBf16, tokens, bytes_of(k_bf16), bytes_of(v_bf16),
+                 {queries.data(), kRows}, nullptr, want.view());
+    ASSERT_EQ(got, want);
+  });
 }
 
 // Twice over the same rows gives the same bits: nothing is left in a buffer.

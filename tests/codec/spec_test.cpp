@@ -58,6 +58,32 @@ TEST(Spec, EqualMeaningHasEqualText) {
   EXPECT_EQ(spec_of("hadamard|raw"), "hadamard | raw");
 }
 
+// The first tile is as the rest where the rest has 8 bits and min-max too.
+TEST(Spec, AFirstTileOf8BitsAmong8BitsIsNoOption) {
+  EXPECT_EQ(spec_of("hack(k=8,v=8,first_bits=none)"), "hack(k=8,v=8)");
+  EXPECT_EQ(spec_of("kivi(k=8,v=8,group=64,residual=64)"), "hack(k=8,v=8)");
+  EXPECT_EQ(spec_of("hack(k=8,v=8,group=128,balance=dual,first_bits=none)"),
+            "hack(k=8,v=8,group=128,balance=dual)");
+  EXPECT_EQ(spec_of("hack(k=8,v=4,first_bits=none)"), "hack(k=8,v=4,first_bits=none)");
+  EXPECT_EQ(spec_of("hack(k=8,v=8,first_bits=16)"), "hack(k=8,v=8,first_bits=16)");
+  EXPECT_EQ(spec_of("hack(k=8,v=8,range=search,first_bits=none)"),
+            "hack(k=8,v=8,range=search,first_bits=none)");
+  EXPECT_EQ(spec_of("hack(k=8,v=8,layout=paper,first_bits=8)"), "hack(k=8,v=8,layout=paper)");
+  EXPECT_EQ(spec_of("hack(k=8,v=7,layout=paper,first_bits=8)"),
+            "hack(k=8,v=7,layout=paper,first_bits=8)");
+}
+
+// What attends on bf16 anyway.
+TEST(Spec, DequantizeSaysNothingOfWhatHasNoKernel) {
+  EXPECT_EQ(spec_of("dequantize | raw"), "raw");
+  EXPECT_EQ(spec_of("hadamard | dequantize | fp8(e5m2) | zstd"), "hadamard | fp8(e5m2) | zstd");
+  EXPECT_EQ(spec_of("dequantize | int8"), "int8");
+  EXPECT_EQ(spec_of("dequantize | int(k=4,v=2)"), "int(k=4,v=2)");
+  EXPECT_EQ(spec_of("mean | dequantize | int8"), "mean | int8");
+  EXPECT_EQ(spec_of("dequantize | mean | int8"), "dequantize | mean | int8");
+  EXPECT_EQ(spec_of("dequantize | hack(layout=paper)"), "dequantize | hack(k=4,v=2,layout=paper)");
+}
+
 TEST(Spec, NormalisedSpecsAreFixedPoints) {
   std::set<CodecId> ids;
   for (const char* prefix : {"", "hadamard | "}) {
