@@ -76,6 +76,7 @@ LlamaModel::LlamaModel(ModelConfig config, Compute compute, ComputePool& pool, L
   activated_.resize(rows * config_.intermediate * bytes);
   cos_.resize(rows * config_.head_dim / 2);
   sin_.resize(cos_.size());
+  step_.reserve(config_.kv_geometry(), rows);
   for (auto& row : row_scratch_)
     row.resize(std::max({config_.hidden, config_.intermediate, config_.head_dim}));
   for (auto& scratch : gemm_scratch_) {

@@ -17,26 +17,32 @@ std::size_t half_tile_bytes(const codec::SequenceKv& kv) {
 
 }  // namespace
 
+void StepKv::reserve(const codec::KvGeometry& geometry, std::size_t rows) {
+  const std::size_t row_bytes = std::size_t{2} * geometry.kv_heads * geometry.head_dim *
+                                codec::bytes_of(codec::OpenDtype::kF32);
+  scratch_.reserve((rows + codec::kMaxTileTokens) * row_bytes);
+}
+
 void StepKv::begin_step(std::vector<StepPart> parts) {
   parts_ = std::move(parts);
-  std::uint32_t row0 = 0, scratch_tiles = 0;
-  scratch_tile_bytes_ = 0;
+  std::uint32_t row0 = 0;
+  std::size_t scratch = 0;
   for (auto& part : parts_) {
     part.row0 = row0;
-    part.scratch_tile = scratch_tiles;
+    part.scratch = scratch;
     row0 += part.rows;
-    scratch_tiles += part.last_tile() - part.first_tile();
-    scratch_tile_bytes_ = std::max(scratch_tile_bytes_, 2 * half_tile_bytes(*part.kv));
+    scratch += (part.last_tile() - part.first_tile()) * 2 * half_tile_bytes(*part.kv);
   }
-  scratch_.resize(std::max(scratch_.size(), scratch_tiles * scratch_tile_bytes_));
+  scratch_.resize(std::max(scratch_.size(), scratch));
 }
 
 codec::OpenTile StepKv::dense_tile(const StepPart& part, std::uint32_t layer,
                                    std::uint32_t tile) const {
   if (tile == part.first_tile()) return part.kv->open_tile(layer);
-  const std::size_t index = part.scratch_tile + (tile - part.first_tile() - 1);
-  auto* base = const_cast<std::byte*>(scratch_.data()) + index * scratch_tile_bytes_;
-  return {base, base + half_tile_bytes(*part.kv)};
+  const std::size_t half = half_tile_bytes(*part.kv);
+  auto* base = const_cast<std::byte*>(scratch_.data()) + part.scratch +
+               (tile - part.first_tile() - 1) * 2 * half;
+  return {base, base + half};
 }
 
 void StepKv::begin_layer(std::uint32_t layer) {

@@ -24,7 +24,7 @@ struct StepPart {
   codec::SequenceKv* kv = nullptr;
   std::size_t chunk = 0;                        // index in the caller's list
   std::uint32_t row0 = 0, start = 0, rows = 0;  // rows >= 1
-  std::uint32_t scratch_tile = 0;               // scratch index of tile first_tile() + 1
+  std::size_t scratch = 0;  // where tile first_tile() + 1 lies in scratch memory, in bytes
 
   std::uint32_t end() const { return start + rows; }
   std::uint32_t tile_tokens() const { return kv->tile_tokens(); }
@@ -35,7 +35,10 @@ struct StepPart {
 
 class StepKv {
  public:
-  // Sets the parts of a step (row0 and scratch_tile are assigned here). Engine thread.
+  // Takes scratch memory for steps of up to `rows` rows, whatever their codecs, so that steps need
+  // not grow it: enough if at most one part begins inside a tile, as in prefill.
+  void reserve(const codec::KvGeometry& geometry, std::size_t rows);
+  // Sets the parts of a step (row0 and scratch are assigned here). Engine thread.
   void begin_step(std::vector<StepPart> parts);
   const std::vector<StepPart>& parts() const { return parts_; }
 
@@ -55,7 +58,6 @@ class StepKv {
  private:
   std::vector<StepPart> parts_;
   std::vector<std::byte> scratch_;
-  std::size_t scratch_tile_bytes_ = 0;
 };
 
 }  // namespace kvferry::model
