@@ -1,10 +1,7 @@
 #include "cli/supervisor.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -57,26 +54,6 @@ std::string describe_end(int status) {
   argv.push_back(nullptr);
   execv(argv[0], argv.data());
   _exit(127);
-}
-
-Result<int> bound_socket(const std::string& host, std::uint16_t port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  if (inet_pton(AF_INET, host.c_str(), &address.sin_addr) != 1) {
-    return invalid_argument("\"" + host + "\" is not an IPv4 address");
-  }
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const int on = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
-      listen(fd, 1) != 0) {
-    const std::string why = std::strerror(errno);
-    if (fd >= 0) close(fd);
-    return unavailable("cannot listen on " + host + ":" + std::to_string(port) + " (" + why +
-                       "); choose another port with --port, or --port 0 for any free one");
-  }
-  return fd;
 }
 
 }  // namespace
@@ -168,21 +145,6 @@ void Supervisor::stop_all() {
       if (const Status status = reap(false); !status.ok()) return;
     }
   }
-}
-
-Result<std::uint16_t> free_port(const std::string& host) {
-  KVF_ASSIGN_OR_RETURN(const int fd, bound_socket(host, 0));
-  sockaddr_in address{};
-  socklen_t size = sizeof(address);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  close(fd);
-  return ntohs(address.sin_port);
-}
-
-Status check_port(const std::string& host, std::uint16_t port) {
-  KVF_ASSIGN_OR_RETURN(const int fd, bound_socket(host, port));
-  close(fd);
-  return ok_status();
 }
 
 }  // namespace kvferry::cli

@@ -55,9 +55,4 @@ class Supervisor {
   bool well_ = false;
 };
 
-// A TCP port on host that is free now.
-Result<std::uint16_t> free_port(const std::string& host);
-// kUnavailable, with what to do, when host:port cannot be bound.
-Status check_port(const std::string& host, std::uint16_t port);
-
 }  // namespace kvferry::cli

@@ -16,6 +16,7 @@
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
 #include "cli/http_client.h"
+#include "cli/reserved_port.h"
 #include "cli/supervisor.h"
 #include "codec/codec_set.h"
 #include "gateway/api_keys.h"
@@ -33,7 +34,7 @@ constexpr const char* kLoopback = "127.0.0.1";
 
 struct WorkerPlan {
   std::string name, role;
-  std::uint16_t control_port = 0, admin_port = 0;
+  ReservedPort control, admin;
 };
 
 // A YAML scalar in double quotes; JSON's escapes are a subset of YAML's.
@@ -91,7 +92,7 @@ std::string worker_yaml(const UpOptions& options, const codec::CodecSet& codecs,
       "control: {{host: {}, port: {}}}\nadmin: {{host: {}, port: {}}}\n"
       "transport: {{kind: {}, ucx_tls: {}, lease_ms: {}}}\n",
       worker.name, quoted(options.model), options.compute, threads, options.pool_mib,
-      codecs_yaml(codecs.specs()), kLoopback, worker.control_port, kLoopback, worker.admin_port,
+      codecs_yaml(codecs.specs()), kLoopback, worker.control.port(), kLoopback, worker.admin.port(),
       options.transport, quoted(options.ucx_tls), options.lease_ms);
 }
 
@@ -109,7 +110,7 @@ std::string gateway_yaml(const UpOptions& options, const std::vector<WorkerPlan>
           ? ""
           : "served_model_name: " + quoted(options.served_model_name) + "\n");
   for (const WorkerPlan& worker : workers) {
-    yaml += fmt::format("  - {{host: {}, control_port: {}}}\n", kLoopback, worker.control_port);
+    yaml += fmt::format("  - {{host: {}, control_port: {}}}\n", kLoopback, worker.control.port());
   }
   return yaml;
 }
@@ -118,12 +119,11 @@ Result<std::vector<WorkerPlan>> plan_workers(const UpOptions& options) {
   std::vector<WorkerPlan> workers;
   for (std::uint32_t i = 0; i < options.prefill + options.decode; ++i) {
     const bool prefill = i < options.prefill;
-    WorkerPlan worker;
-    worker.role = prefill ? "prefill" : "decode";
-    worker.name = fmt::format("{}-{}", worker.role, prefill ? i : i - options.prefill);
-    KVF_ASSIGN_OR_RETURN(worker.control_port, free_port(kLoopback));
-    KVF_ASSIGN_OR_RETURN(worker.admin_port, free_port(kLoopback));
-    workers.push_back(std::move(worker));
+    const std::string role = prefill ? "prefill" : "decode";
+    KVF_ASSIGN_OR_RETURN(ReservedPort control, ReservedPort::take(kLoopback, 0));
+    KVF_ASSIGN_OR_RETURN(ReservedPort admin, ReservedPort::take(kLoopback, 0));
+    workers.push_back({fmt::format("{}-{}", role, prefill ? i : i - options.prefill), role,
+                       std::move(control), std::move(admin)});
   }
   return workers;
 }
@@ -134,8 +134,8 @@ std::string cluster_json(const UpOptions& options, const std::vector<WorkerPlan>
   for (const WorkerPlan& worker : workers) {
     list.push_back(json::object{{"name", worker.name},
                                 {"role", worker.role},
-                                {"control_port", worker.control_port},
-                                {"admin_port", worker.admin_port}});
+                                {"control_port", worker.control.port()},
+                                {"admin_port", worker.admin.port()}});
   }
   return json::serialize(
       json::object{{"gateway", json::object{{"host", options.host}, {"port", options.port}}},
@@ -152,7 +152,7 @@ std::string prometheus_targets(const UpOptions& options, const std::vector<Worke
   };
   add("gateway", "gateway", options.host, options.port);
   for (const WorkerPlan& worker : workers) {
-    add(worker.role, worker.name, kLoopback, worker.admin_port);
+    add(worker.role, worker.name, kLoopback, worker.admin.port());
   }
   return json::serialize(groups);
 }
@@ -183,10 +183,8 @@ Status up(UpOptions options) {
     options.codecs = {std::string(codec::kDefaultSpec), "raw", "hadamard | hack(k=2,v=2)"};
   }
   KVF_ASSIGN_OR_RETURN(const codec::CodecSet codecs, codec::CodecSet::parse(options.codecs));
-  if (options.port == 0) {
-    KVF_ASSIGN_OR_RETURN(options.port, free_port(options.host));
-  }
-  KVF_RETURN_IF_ERROR(check_port(options.host, options.port));
+  KVF_ASSIGN_OR_RETURN(const ReservedPort front, ReservedPort::take(options.host, options.port));
+  options.port = front.port();
   KVF_ASSIGN_OR_RETURN(const WorkDirectory directory, WorkDirectory::create(options.directory));
   KVF_ASSIGN_OR_RETURN(const std::vector<WorkerPlan> workers, plan_workers(options));
 
