@@ -6,6 +6,7 @@
 #include "bench/codec_bench.h"
 #include "bench/codec_measure.h"
 #include "bench/decode_bench.h"
+#include "bench/decoded_head.h"
 #include "bench/kv_data.h"
 #include "bench/layer_errors.h"
 #include "bench/load_bench.h"

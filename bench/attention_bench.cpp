@@ -26,12 +26,13 @@ using codec::kMaxTileTokens;
 constexpr std::size_t kLeastWorkingSet = std::size_t{256} << 20;
 constexpr std::uint32_t kDistinctTiles = 8;  // the others are copies
 constexpr std::uint32_t kCheckedTokens = 1000;
-constexpr std::uint64_t kSeed = 1;  // of the values
+constexpr std::uint32_t kMostLayers = 4096;  // that a profile names
+constexpr std::uint64_t kSeed = 1;           // of the values
 
 // A long sequence in one codec, and one query token's attention over a layer of it.
 class Subject {
  public:
-  static Result<std::unique_ptr<Subject>> create(const std::string& spec,
+  static Result<std::unique_ptr<Subject>> create(std::shared_ptr<const codec::Codec> codec,
                                                  const AttentionBenchOptions& options,
                                                  ComputePool& pool);
 
@@ -40,9 +41,9 @@ class Subject {
   double run_with_k_bias() { return run(biased_); }
   Status add_k_bias();
   std::size_t k_bias_pairs() const { return biased_.bias->most_pairs(); }
-  std::size_t bytes() const { return layer_bytes_ * config_.layers; }
+  std::size_t bytes() const { return bytes_; }
   double bytes_per_token_kv_head() const {
-    return static_cast<double>(layer_bytes_) / tokens_ / config_.kv_heads;
+    return static_cast<double>(bytes_) / config_.layers / tokens_ / config_.kv_heads;
   }
   std::span<const std::byte> memory() const { return memory_->arena(); }
   const std::string& spec() const { return kv_.codec->spec(); }
@@ -51,6 +52,7 @@ class Subject {
  private:
   Subject(const AttentionBenchOptions& options, ComputePool& pool)
       : pool_(pool), tokens_(options.tokens), queries_(options.queries) {}
+  Status choose_layers(const codec::Codec& codec, std::size_t wanted);
   Status fill(std::shared_ptr<const codec::Codec> codec, const AttentionBenchOptions& options);
   void prepare_queries();
 
@@ -67,7 +69,7 @@ class Subject {
   const std::uint32_t tokens_, queries_;
   model::ModelConfig config_;
   codec::SequenceKv kv_;
-  std::size_t layer_bytes_ = 0;
+  std::size_t bytes_ = 0;               // of closed tiles, in all layers
   std::unique_ptr<ExtentPool> memory_;  // as a worker's: in huge pages where there are
   std::vector<Extent> extents_;
   Status take(std::size_t bytes, std::byte*& data);
@@ -77,14 +79,51 @@ class Subject {
   std::vector<std::byte> out_;
 };
 
-Result<std::unique_ptr<Subject>> Subject::create(const std::string& spec,
+Result<std::unique_ptr<Subject>> Subject::create(std::shared_ptr<const codec::Codec> codec,
                                                  const AttentionBenchOptions& options,
                                                  ComputePool& pool) {
-  KVF_ASSIGN_OR_RETURN(auto codec, codec::make_codec(spec));
   std::unique_ptr<Subject> subject(new Subject(options, pool));
   KVF_RETURN_IF_ERROR(subject->fill(std::move(codec), options));
   subject->prepare_queries();
   return subject;
+}
+
+// The least number of layers that the codec serves: those that a profile names, else one.
+Result<std::uint32_t> least_layers(const codec::Codec& codec, codec::KvGeometry geometry) {
+  Status why = ok_status();
+  for (geometry.layers = 1; geometry.layers <= kMostLayers; ++geometry.layers) {
+    why = codec.supports(geometry);
+    if (why.ok()) return geometry.layers;
+  }
+  return why;
+}
+
+std::size_t closed_bytes(const codec::Codec& codec, const codec::KvGeometry& geometry,
+                         std::uint32_t tokens) {
+  const codec::BlockLayout layout(codec, geometry);
+  const std::uint32_t tiles = tokens / codec.tile_tokens();
+  return layout.block_bytes(0) + (tiles - 1) * layout.block_bytes(1);
+}
+
+// So many that a pass reads `wanted` bytes. Those behind the last one that a profile names are
+// alike.
+Status Subject::choose_layers(const codec::Codec& codec, std::size_t wanted) {
+  KVF_ASSIGN_OR_RETURN(config_.layers, least_layers(codec, config_.kv_geometry()));
+  bytes_ = closed_bytes(codec, config_.kv_geometry(), tokens_);
+  if (bytes_ >= wanted) return ok_status();
+  codec::KvGeometry more = config_.kv_geometry();
+  ++more.layers;
+  if (!codec.supports(more).ok()) {
+    return invalid_argument(
+        fmt::format("the {} layers of {} hold {} bytes of {} tokens, less than the {} that a "
+                    "measurement reads; give more tokens, or the profile a \"default\"",
+                    config_.layers, codec.spec(), bytes_, tokens_, wanted));
+  }
+  const std::size_t each = closed_bytes(codec, more, tokens_) - bytes_;
+  const std::size_t added = (wanted - bytes_ + each - 1) / each;
+  config_.layers += static_cast<std::uint32_t>(added);
+  bytes_ += added * each;
+  return codec.supports(config_.kv_geometry());
 }
 
 Status Subject::fill(std::shared_ptr<const codec::Codec> codec,
@@ -92,34 +131,25 @@ Status Subject::fill(std::shared_ptr<const codec::Codec> codec,
   config_.kv_heads = options.kv_heads;
   config_.q_heads = options.kv_heads * options.group;
   config_.head_dim = options.head_dim;
-  config_.layers = 1;
-  const codec::KvGeometry one = config_.kv_geometry();
-  KVF_RETURN_IF_ERROR(codec->supports(one));
-  const std::uint32_t tile_tokens = codec->tile_tokens();
-  const std::uint32_t tiles = tokens_ / tile_tokens;
-  for (std::uint32_t tile = 0; tile < tiles; ++tile) {
-    layer_bytes_ += codec->segment_bytes(one, 0, tile, tile_tokens);
-  }
   std::size_t wanted = options.least_working_set;
   if (wanted == 0) wanted = std::max(kLeastWorkingSet, 8 * last_level_cache());
-  config_.layers = static_cast<std::uint32_t>((wanted + layer_bytes_ - 1) / layer_bytes_);
-
+  KVF_RETURN_IF_ERROR(choose_layers(*codec, wanted));
+  const std::uint32_t tile_tokens = codec->tile_tokens();
   KVF_ASSIGN_OR_RETURN(const EncodedSequence few,
-                       encode_sequence(codec->spec(), one, (kDistinctTiles + 1) * tile_tokens,
-                                       Kind::kGaussian, kSeed));
+                       encode_sequence(codec->spec(), config_.kv_geometry(),
+                                       (kDistinctTiles + 1) * tile_tokens, Kind::kGaussian, kSeed));
   kv_ = codec::SequenceKv(std::move(codec), config_.kv_geometry());
   const std::size_t open_bytes = codec::SequenceKv::open_bytes(*kv_.codec, kv_.geometry);
   // Later queries attend to the tiles of those before them, too.
   const std::uint32_t closed = (tokens_ + queries_ - 1) / tile_tokens;
-  const std::size_t later = (closed - tiles) * kv_.layout.block_bytes(tiles);
+  const std::size_t later = (closed - tokens_ / tile_tokens) * kv_.layout.block_bytes(1);
   KVF_ASSIGN_OR_RETURN(
-      memory_, ExtentPool::create(bytes() + later + open_bytes + (closed + 1) * ExtentPool::kUnit));
+      memory_, ExtentPool::create(bytes_ + later + open_bytes + (closed + 1) * ExtentPool::kUnit));
   for (std::uint32_t tile = 0; tile < closed; ++tile) {
-    KVF_RETURN_IF_ERROR(take(kv_.layout.block_bytes(tile), kv_.blocks.emplace_back()));
-    const auto from = few.kv().segment(0, tile == 0 ? 0 : 1 + tile % kDistinctTiles);
-    for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
-      std::memcpy(kv_.segment(layer, tile).data(), from.data(), from.size());
-    }
+    const std::size_t block_bytes = kv_.layout.block_bytes(tile);
+    KVF_RETURN_IF_ERROR(take(block_bytes, kv_.blocks.emplace_back()));
+    const std::uint32_t from = tile == 0 ? 0 : 1 + tile % kDistinctTiles;
+    std::memcpy(kv_.blocks.back(), few.kv().blocks[from], block_bytes);
   }
   KVF_RETURN_IF_ERROR(take(open_bytes, kv_.open));
   std::memset(kv_.open, 0, open_bytes);
@@ -193,30 +223,47 @@ double Subject::run(const Walk& walk) {
   return ns / config_.layers / tokens_ / config_.kv_heads / queries_;
 }
 
-// A short sequence of the same shape against the oracle.
-Status check_answer(const AttentionBenchOptions& options, AttentionBenchReport& report) {
-  const codec::KvGeometry geometry{1, 1, options.group, options.head_dim};
-  KVF_ASSIGN_OR_RETURN(
-      const EncodedSequence sequence,
-      encode_sequence(options.codec, geometry, kCheckedTokens, Kind::kGaussian, 3));
-  const std::vector<float> queries = make_queries(4, options.group, options.head_dim);
-  const std::vector<float> got = attend_sequence(sequence.kv(), 0, queries);
-  const OracleAnswer want = oracle(decode_head(sequence.kv(), 0), queries, 5);
+// How far attention over one layer is from the oracle.
+struct Errors {
   double square = 0.0, predicted = 0.0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    const double error = std::fabs(got[i] - want.output[i]);
-    if (!(error <= want.bound[i])) {
-      return internal_error(
-          fmt::format("value {} is off by {}, more than its bound {}", i, error, want.bound[i]));
+  std::size_t count = 0;
+
+  Status add(const std::vector<float>& got, const OracleAnswer& want,
+             AttentionBenchReport& report) {
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const double error = std::fabs(got[i] - want.output[i]);
+      if (!(error <= want.bound[i])) {
+        return internal_error(
+            fmt::format("value {} is off by {}, more than its bound {}", i, error, want.bound[i]));
+      }
+      square += error * error;
+      predicted += want.predicted_square[i];
+      report.max_error = std::max(report.max_error, error);
+      report.error_bound = std::max(report.error_bound, want.bound[i]);
     }
-    square += error * error;
-    predicted += want.predicted_square[i];
-    report.max_error = std::max(report.max_error, error);
-    report.error_bound = std::max(report.error_bound, want.bound[i]);
+    count += got.size();
+    return ok_status();
   }
-  const auto n = static_cast<double>(got.size());
-  report.rms_error = std::sqrt(square / n);
-  report.predicted_rms_error = std::sqrt(predicted / n);
+};
+
+// A short sequence of the same shape against the oracle.
+Status check_answer(const codec::Codec& codec, const AttentionBenchOptions& options,
+                    AttentionBenchReport& report) {
+  codec::KvGeometry geometry{1, 1, options.group, options.head_dim};
+  KVF_ASSIGN_OR_RETURN(geometry.layers, least_layers(codec, geometry));
+  KVF_ASSIGN_OR_RETURN(const EncodedSequence sequence,
+                       encode_sequence(codec.spec(), geometry, kCheckedTokens, Kind::kGaussian, 3));
+  const std::vector<float> queries = make_queries(4, options.group, options.head_dim);
+  Errors errors;
+  for (const std::uint32_t layer : layers_that_differ(codec, geometry.layers)) {
+    const std::vector<float> got = attend_sequence(sequence.kv(), layer, 0, queries);
+    const OracleAnswer want = oracle(decode_head(sequence.kv(), layer, 0), queries, 5);
+    KVF_RETURN_IF_ERROR(
+        errors.add(got, want, report).with_context("layer " + std::to_string(layer)));
+  }
+  const auto n = static_cast<double>(errors.count);
+  report.rms_error = std::sqrt(errors.square / n);
+  report.predicted_rms_error = std::sqrt(errors.predicted / n);
   return ok_status();
 }
 
@@ -306,10 +353,12 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
         "head, query, run and thread");
   }
   AttentionBenchReport report;
-  KVF_RETURN_IF_ERROR(check_answer(options, report));
+  KVF_ASSIGN_OR_RETURN(const auto codec, codec::make_codec(options.codec));
+  KVF_ASSIGN_OR_RETURN(const auto raw, codec::make_codec("raw"));
+  KVF_RETURN_IF_ERROR(check_answer(*codec, options, report));
   ComputePool pool(options.threads);
-  KVF_ASSIGN_OR_RETURN(const auto subject, Subject::create(options.codec, options, pool));
-  KVF_ASSIGN_OR_RETURN(const auto bf16, Subject::create("raw", options, pool));
+  KVF_ASSIGN_OR_RETURN(const auto subject, Subject::create(codec, options, pool));
+  KVF_ASSIGN_OR_RETURN(const auto bf16, Subject::create(raw, options, pool));
   if (options.k_bias) KVF_RETURN_IF_ERROR(subject->add_k_bias());
   report.codec = subject->spec();
   report.cpu = cpu_name();

@@ -2,11 +2,12 @@
 //
 // Method: the model room's own attention (model/attention.h), one query token of one sequence, or
 // `queries` tokens behind it, over every layer of a sequence of `tokens` tokens in turn. There are
-// as many layers as make the memory read at least 8 times the last-level cache and 256 MiB; a
-// layer's segments are copies of encoded tiles of made-up values. Runs of the codec, of bf16 and of
-// the ceilings alternate; medians are reported. First a short sequence of the same shape is checked
-// against exact attention in double precision over what the bytes mean (bench/oracle.h); nothing is
-// measured when an answer is out of bounds.
+// as many layers as make the memory read at least 8 times the last-level cache and 256 MiB, and at
+// least those that a profile names; a layer's segments are copies of its own encoded tiles of
+// made-up values. Runs of the codec, of bf16 and of
+// the ceilings alternate; medians are reported. First a short sequence of the same shape is
+// checked, in each layer that is stored in another way, against exact attention in double precision
+// over what the bytes mean (bench/oracle.h); nothing is measured when an answer is out of bounds.
 //
 // Thread contract: one thread, which drives the compute pool.
 #pragma once
@@ -61,7 +62,8 @@ struct AttentionBenchReport {
   double rms_error = 0.0, predicted_rms_error = 0.0, max_error = 0.0, error_bound = 0.0;
 };
 
-// kInternal when an answer is out of its bound.
+// kInternal when an answer is out of its bound; kInvalidArgument when the layers that a profile
+// names hold less than the working set.
 Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& options);
 
 boost::json::object to_json(const AttentionBenchReport& report);

@@ -48,6 +48,9 @@ class Subject {
     if (codec->traits().open_dtype != codec::OpenDtype::kBf16) {
       return unsupported("bench codec measures codecs of bf16 values");
     }
+    if (codec->spec().find("profile(") != std::string::npos) {
+      return unsupported("bench codec measures one storage, and a profile has several: name one");
+    }
     const codec::KvGeometry geometry{1, options.kv_heads, options.kv_heads, options.head_dim};
     KVF_RETURN_IF_ERROR(codec->supports(geometry));
     return Subject(std::move(codec), geometry);

@@ -39,6 +39,17 @@ float value_of(Kind kind, std::uint64_t seed, std::uint32_t t, std::uint32_t d,
   return 0.0f;
 }
 
+void write_token(const EncodedSequence& sequence, std::uint32_t layer, std::uint32_t t) {
+  const SequenceKv& kv = sequence.kv();
+  const std::size_t dim = kv.geometry.head_dim, row = dim * sizeof(std::uint16_t);
+  const OpenTile open = kv.open_tile(layer);
+  for (std::uint32_t h = 0; h < kv.geometry.kv_heads; ++h) {
+    const std::size_t slot = (std::size_t{h} * kv.tile_tokens() + t % kv.tile_tokens()) * row;
+    std::memcpy(open.k + slot, sequence.k[h].data() + t * dim, row);
+    std::memcpy(open.v + slot, sequence.v[h].data() + t * dim, row);
+  }
+}
+
 }  // namespace
 
 std::string_view name_of(Kind kind) {
@@ -102,25 +113,22 @@ Result<EncodedSequence> encode_sequence(const std::string& spec, const KvGeometr
     sequence.k.push_back(make_values(kind, seed + 1000 * h, tokens, geometry.head_dim));
     sequence.v.push_back(make_values(kind, seed + 1000 * h + 500, tokens, geometry.head_dim));
   }
-  const OpenTile open = kv.open_tile(0);
-  const std::uint32_t tile_tokens = kv.tile_tokens();
-  const std::size_t row = geometry.head_dim * sizeof(std::uint16_t);
   for (std::uint32_t t = 0; t < tokens; ++t) {
-    for (std::uint32_t h = 0; h < geometry.kv_heads; ++h) {
-      const std::size_t slot = (std::size_t{h} * tile_tokens + t % tile_tokens) * row;
-      std::memcpy(open.k + slot, sequence.k[h].data() + std::size_t{t} * geometry.head_dim, row);
-      std::memcpy(open.v + slot, sequence.v[h].data() + std::size_t{t} * geometry.head_dim, row);
+    for (std::uint32_t layer = 0; layer < geometry.layers; ++layer) {
+      write_token(sequence, layer, t);
     }
     kv.length = t + 1;
     if (kv.open_tokens() != 0) continue;
-    const std::uint32_t tile = t / tile_tokens;
-    KVF_RETURN_IF_ERROR(
-        kv.codec->encode(geometry, 0, tile, tile_tokens, open, kv.segment(0, tile)));
+    const std::uint32_t tile = t / kv.tile_tokens();
+    for (std::uint32_t layer = 0; layer < geometry.layers; ++layer) {
+      KVF_RETURN_IF_ERROR(kv.codec->encode(geometry, layer, tile, kv.tile_tokens(),
+                                           kv.open_tile(layer), kv.segment(layer, tile)));
+    }
   }
   return sequence;
 }
 
-std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t kv_head,
+std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t layer, std::uint32_t kv_head,
                                    const std::vector<float>& queries) {
   const std::uint32_t dim = kv.geometry.head_dim;
   const auto rows = static_cast<std::uint32_t>(queries.size() / dim);
@@ -130,12 +138,12 @@ std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t kv_head,
   const kernels::AttentionStates states{m.data(), l.data(), o.data(), rows, dim};
   const codec::QueryRows query_rows{queries.data(), rows};
   for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
-    kv.codec->attend(kv.geometry, kv.segment(0, tile), kv_head, query_rows, states);
+    kv.codec->attend(kv.geometry, kv.segment(layer, tile), kv_head, query_rows, states);
   }
   if (kv.open_tokens() != 0) {
     const std::vector<std::uint32_t> visible(rows, kv.open_tokens());
-    kv.codec->attend_open(kv.geometry, 0, kv.open_tile(0), kv_head, query_rows, visible.data(),
-                          states);
+    kv.codec->attend_open(kv.geometry, layer, kv.open_tile(layer), kv_head, query_rows,
+                          visible.data(), states);
   }
   std::vector<float> out(queries.size());
   kernels::dense_kernels().normalize(states, out.data());

@@ -42,8 +42,8 @@ std::vector<std::uint16_t> make_values(Kind kind, std::uint64_t seed, std::uint3
 // f32 [rows][head_dim], multiplied by 1/sqrt(head_dim).
 std::vector<float> make_queries(std::uint64_t seed, std::uint32_t rows, std::uint32_t head_dim);
 
-// A sequence of `tokens` tokens in one layer, encoded as a worker would: closed tiles as segments,
-// the rest in the open tile. k[h], v[h] are what went in.
+// A sequence of `tokens` tokens, of the same values in every layer, encoded as a worker would:
+// closed tiles as segments, the rest in the open tile. k[h], v[h] are what went in.
 struct EncodedSequence {
   std::unique_ptr<codec::OwnedSequenceKv> memory;
   std::vector<std::vector<std::uint16_t>> k, v;
@@ -52,8 +52,8 @@ struct EncodedSequence {
 Result<EncodedSequence> encode_sequence(const std::string& spec, const KvGeometry& geometry,
                                         std::uint32_t tokens, Kind kind, std::uint64_t seed);
 
-// What attention over the sequence's layer 0 gives: normalised output [rows][head_dim].
-std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t kv_head,
+// What attention over a layer of the sequence gives: normalised output [rows][head_dim].
+std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t layer, std::uint32_t kv_head,
                                    const std::vector<float>& queries);
 
 }  // namespace kvferry::bench

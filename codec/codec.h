@@ -96,6 +96,10 @@ class Codec {
   // missing, nothing but spec() and id() may be asked, and supports() says so.
   virtual std::string missing_artifact() const { return ""; }
 
+  // The spec of what stores a layer's closed tiles, without domain and wire stages. Layers with
+  // equal ones are stored alike.
+  virtual std::string layer_spec(std::uint32_t) const { return spec_; }
+
   // Whether this codec can serve the geometry; the Status says why not.
   virtual Status supports(const KvGeometry& geometry) const = 0;
 

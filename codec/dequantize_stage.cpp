@@ -17,6 +17,9 @@ class DequantizeStage final : public ReconstructedStorage {
   explicit DequantizeStage(StoragePtr behind) : behind_(std::move(behind)) {}
 
   std::string text() const override { return "dequantize | " + behind_->text(); }
+  std::string layer_text(std::uint32_t layer) const override {
+    return "dequantize | " + behind_->layer_text(layer);
+  }
   CodecTraits traits() const override { return behind_->traits(); }
   Status supports(const KvGeometry& geometry) const override { return behind_->supports(geometry); }
   SegmentKind kind(TileId id) const override { return behind_->kind(id); }

@@ -86,9 +86,9 @@ class MeanStage final : public StorageStage {
  public:
   MeanStage(MeanOf of, StoragePtr behind) : of_(of), behind_(std::move(behind)) {}
 
-  std::string text() const override {
-    const std::string of = of_.k && of_.v ? "" : of_.k ? "(of=k)" : "(of=v)";
-    return "mean" + of + " | " + behind_->text();
+  std::string text() const override { return own_text() + behind_->text(); }
+  std::string layer_text(std::uint32_t layer) const override {
+    return own_text() + behind_->layer_text(layer);
   }
   CodecTraits traits() const override {
     CodecTraits traits = behind_->traits();
@@ -136,6 +136,10 @@ class MeanStage final : public StorageStage {
     Row k, v;  // zeros where they are not taken off
   };
 
+  std::string own_text() const {
+    const std::string of = of_.k && of_.v ? "" : of_.k ? "(of=k)" : "(of=v)";
+    return "mean" + of + " | ";
+  }
   std::size_t mean_bytes(const KvGeometry& geometry) const {
     return std::size_t{2} * geometry.head_dim * ((of_.k ? 1 : 0) + (of_.v ? 1 : 0));
   }

@@ -21,6 +21,7 @@ class PipelineCodec final : public Codec {
                 std::string missing_artifact);
 
   std::string missing_artifact() const override { return missing_artifact_; }
+  std::string layer_spec(std::uint32_t layer) const override { return storage_->layer_text(layer); }
   Status supports(const KvGeometry& geometry) const override;
   void to_domain_q(float* x, std::size_t heads, std::size_t head_dim) const override;
   void to_domain_k(float* x, std::size_t heads, std::size_t head_dim) const override;

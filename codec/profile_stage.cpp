@@ -133,6 +133,10 @@ class ProfileStage final : public StorageStage {
       : digest_(std::move(digest)), profile_(std::move(profile)) {}
 
   std::string text() const override { return "profile(" + digest_ + ")"; }
+  std::string layer_text(std::uint32_t layer) const override {
+    const StorageStage* storage = profile_ == nullptr ? nullptr : profile_->of(layer);
+    return storage == nullptr ? text() : storage->text();
+  }
   std::string missing_artifact() const override { return profile_ == nullptr ? digest_ : ""; }
   CodecTraits traits() const override {
     return profile_ == nullptr ? CodecTraits() : profile_->traits;

@@ -69,6 +69,8 @@ class StorageStage {
  public:
   virtual ~StorageStage() = default;
   virtual std::string text() const = 0;  // normalised
+  // The text of what stores this layer, where a storage is another one in each.
+  virtual std::string layer_text(std::uint32_t) const { return text(); }
   virtual CodecTraits traits() const = 0;
   virtual Status supports(const KvGeometry& geometry) const = 0;
   virtual SegmentKind kind(TileId id) const = 0;

@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
+#include <cmath>
+
+#include "codec/artifacts.h"
 
 namespace kvferry::bench {
 namespace {
@@ -68,6 +71,29 @@ TEST(AttentionBench, MeasuresTheCostOfAKBias) {
                    report->k_bias_ns_per_token_kv_head / report->ns_per_token_kv_head);
   options.codec = "raw";
   EXPECT_EQ(run_attention_bench(options).status().code(), Code::kInvalidArgument);
+}
+
+// A layer of each storage that the profile names, and then its default's.
+TEST(AttentionBench, ReadsEveryLayerOfAProfile) {
+  const auto bytes_of = [](const std::string& content) -> Result<AttentionBenchReport> {
+    AttentionBenchOptions options = small();
+    KVF_ASSIGN_OR_RETURN(const std::string digest, codec::add_artifact(content));
+    options.codec = "profile(" + digest + ")";
+    return run_attention_bench(options);
+  };
+  const double coarse = 2 * (3 * 2560 + 8704) + 4 * 64, dense = 4 * (64 + 2 * 64 * 64 * 4);
+  const auto report = bytes_of("default: hack(k=2,v=2)\n1: raw\n");
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  const double layers = 2 + std::ceil(((1 << 20) - coarse - dense) / coarse);
+  EXPECT_DOUBLE_EQ(report->working_set_bytes, dense + (layers - 1) * coarse);
+  EXPECT_DOUBLE_EQ(report->bytes_per_token_kv_head,
+                   (dense + (layers - 1) * coarse) / layers / 256 / 2);
+  const auto exact = bytes_of("0-7: raw\n");  // 8 * 131328 bytes
+  ASSERT_TRUE(exact.ok()) << exact.status().to_string();
+  EXPECT_DOUBLE_EQ(exact->working_set_bytes, 8 * dense);
+  const auto small_one = bytes_of("0-6: raw\n");
+  EXPECT_EQ(small_one.status().code(), Code::kInvalidArgument);
+  EXPECT_NE(small_one.status().message().find("give more tokens"), std::string::npos);
 }
 
 TEST(AttentionBench, RefusesWhatItCannotRun) {

@@ -6,6 +6,8 @@
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "codec/artifacts.h"
+
 namespace kvferry::bench {
 namespace {
 
@@ -74,6 +76,9 @@ TEST(CodecBench, RefusesWhatItCannotRun) {
   options = small("hack");
   options.head_dim = 80;
   EXPECT_FALSE(run_codec_bench(options).ok());
+  const auto digest = codec::add_artifact("default: hack(k=2,v=2)\n");
+  const auto profile = run_codec_bench(small("hadamard | profile(" + *digest + ")"));
+  EXPECT_EQ(profile.status().code(), Code::kUnsupported);
 }
 
 }  // namespace

@@ -34,12 +34,12 @@ const std::byte* bytes_of(const std::vector<std::uint16_t>& values) {
 
 // What bench/oracle reads out of the bytes on its own is what reconstruct says they mean, to one
 // rounding of f32 of what is added up.
-void expect_reconstructed(const SequenceKv& kv, std::uint32_t kv_head,
+void expect_reconstructed(const SequenceKv& kv, std::uint32_t layer,
                           const bench::DecodedHead& decoded) {
   const std::size_t n = std::size_t{kv.tile_tokens()} * kv.geometry.head_dim;
   std::vector<float> k(n), v(n);
   for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
-    kv.codec->reconstruct(kv.geometry, kv.segment(0, tile), kv_head, k.data(), v.data());
+    kv.codec->reconstruct(kv.geometry, kv.segment(layer, tile), 0, k.data(), v.data());
     const auto check = [&](const std::vector<float>& got, const std::vector<double>& want) {
       for (std::size_t i = 0; i < n; ++i) {
         const double exact = want[tile * n + i];
@@ -59,21 +59,24 @@ struct Sequence {
 };
 
 void expect_within_bound(const std::string& spec, const Sequence& of) {
-  const KvGeometry g{1, 1, of.gqa, of.head_dim};
+  const KvGeometry g{3, 1, of.gqa, of.head_dim};
   const auto made = bench::encode_sequence(spec, g, of.tokens, of.kind, of.tokens + of.gqa);
   ASSERT_TRUE(made.ok()) << made.status().to_string();
-  const bench::DecodedHead head = bench::decode_head(made->kv(), 0);
-  expect_reconstructed(made->kv(), 0, head);
   auto queries = bench::make_queries(of.tokens, of.gqa, of.head_dim);
   if (of.bf16_queries) queries = rounded_to_bf16(std::move(queries));
-  const bench::OracleAnswer want = bench::oracle_bounds(head, queries);
-  on_every_isa([&] {
-    const auto got = bench::attend_sequence(made->kv(), 0, queries);
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      ASSERT_LE(std::fabs(got[i] - want.output[i]), want.bound[i])
-          << "value " << i << ": " << got[i] << ", exact " << want.output[i];
-    }
-  });
+  for (const std::uint32_t layer : bench::layers_that_differ(*made->kv().codec, g.layers)) {
+    SCOPED_TRACE("layer " + std::to_string(layer));
+    const bench::DecodedHead head = bench::decode_head(made->kv(), layer, 0);
+    expect_reconstructed(made->kv(), layer, head);
+    const bench::OracleAnswer want = bench::oracle_bounds(head, queries);
+    on_every_isa([&] {
+      const auto got = bench::attend_sequence(made->kv(), layer, 0, queries);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        ASSERT_LE(std::fabs(got[i] - want.output[i]), want.bound[i])
+            << "value " << i << ": " << got[i] << ", exact " << want.output[i];
+      }
+    });
+  }
 }
 
 TEST_P(EveryCodec, AttendsWithinItsBoundAtEveryLength) {

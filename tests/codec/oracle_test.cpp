@@ -75,13 +75,13 @@ void run_case(const Case& c) {
   for (std::uint32_t h = 0; h < geometry.kv_heads; ++h) {
     std::vector<float> queries = make_queries(seed + 7 + h, rows, c.head_dim);
     for (float& q : queries) q *= c.query_scale;
-    const DecodedHead head = decode_head(sequence.kv(), h);
+    const DecodedHead head = decode_head(sequence.kv(), 0, h);
     const OracleAnswer want = oracle(head, queries, seed + h);
     for (std::size_t i = 0; i < errors.size(); ++i) {
       const kernels::Isa isa = kernels::available_isas()[i];
       SCOPED_TRACE(describe(c, isa));
       ASSERT_TRUE(kernels::force_isa(isa));
-      check_bound(attend_sequence(sequence.kv(), h, queries), want, errors[i]);
+      check_bound(attend_sequence(sequence.kv(), 0, h, queries), want, errors[i]);
     }
   }
   for (std::size_t i = 0; c.check_mean && i < errors.size(); ++i) {
@@ -228,6 +228,13 @@ TEST_F(Oracle, Reconstructed) {
 
 TEST_F(Oracle, Raw) {
   for (const Kind kind : kKinds) run_case({"raw", 64, 130, 3, kind});
+}
+
+TEST_F(Oracle, HeadDimsThatAreNoMultipleOf64) {
+  for (const char* spec : {"raw", "fp8(e4m3)", "int8", "int(k=4,v=2,group=32)"}) {
+    run_case({spec, 96, 130, 3, Kind::kGaussian});
+  }
+  run_case({"mean | int8", 80, 130, 3, Kind::kGaussian});
 }
 
 }  // namespace
