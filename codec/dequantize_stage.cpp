@@ -7,7 +7,6 @@
 
 #include "codec/reconstructed.h"
 #include "codec/stages.h"
-#include "kernels/byte_kernels.h"
 
 namespace kvferry::codec {
 namespace {
@@ -47,12 +46,7 @@ class DequantizeStage final : public ReconstructedStorage {
  private:
   void write_head(const KvGeometry& geometry, TileId id, const std::byte* part, std::uint16_t* k,
                   std::uint16_t* v) const override {
-    float k_values[kMaxTileTokens * kernels::kMaxHeadDim];
-    float v_values[kMaxTileTokens * kernels::kMaxHeadDim];
-    behind_->reconstruct_head(geometry, id, part, k_values, v_values);
-    const std::size_t n = std::size_t{traits().tile_tokens} * geometry.head_dim;
-    kernels::byte_kernels().to_finite_bf16(k_values, n, k);
-    kernels::byte_kernels().to_finite_bf16(v_values, n, v);
+    behind_->write_head(geometry, id, part, k, v);
   }
 
   StoragePtr behind_;

@@ -1,5 +1,6 @@
 // hack: codes of 1 to 8 bits that attention works on as they are. Here are its options; what the
 // bytes of a part are is in codec/hack_part.h.
+#include <cstring>
 #include <iterator>
 #include <memory>
 #include <string>
@@ -117,6 +118,8 @@ class HackStage final : public StorageStage {
                    const QueryRows& queries, kernels::AttentionStates states) const override;
   void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* bytes, float* k,
                         float* v) const override;
+  void write_head(const KvGeometry& geometry, TileId id, const std::byte* bytes, std::uint16_t* k,
+                  std::uint16_t* v) const override;
 
  private:
   HackPart part_of(const KvGeometry& geometry, TileId id) const {
@@ -153,6 +156,21 @@ void HackStage::reconstruct_head(const KvGeometry& geometry, TileId id, const st
     } else {
       kernels::reconstruct_kernels().hack(hack_half(part, bytes, half), k_out, v_out);
     }
+  }
+}
+
+void HackStage::write_head(const KvGeometry& geometry, TileId id, const std::byte* bytes,
+                           std::uint16_t* k, std::uint16_t* v) const {
+  const HackPart part = part_of(geometry, id);
+  if (part.dense()) {
+    std::memcpy(k, bytes, hack_bytes(part) / 2);
+    std::memcpy(v, bytes + hack_bytes(part) / 2, hack_bytes(part) / 2);
+    return;
+  }
+  const std::size_t values = std::size_t{kGridTokens} * part.head_dim;
+  for (std::uint32_t half = 0; half < part.tokens / kGridTokens; ++half) {
+    kernels::reconstruct_kernels().hack_bf16(hack_half(part, bytes, half), k + half * values,
+                                             v + half * values);
   }
 }
 

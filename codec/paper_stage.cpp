@@ -145,6 +145,10 @@ class PaperStage final : public StorageStage {
                         float* v) const override {
     kernels::reconstruct_kernels().paper(kernel_planes(geometry, bits(id), part), k, v);
   }
+  void write_head(const KvGeometry& geometry, TileId id, const std::byte* part, std::uint16_t* k,
+                  std::uint16_t* v) const override {
+    kernels::reconstruct_kernels().paper_bf16(kernel_planes(geometry, bits(id), part), k, v);
+  }
   void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
                         const QueryRows& queries, const std::uint32_t* visible,
                         kernels::AttentionStates states) const override;

@@ -19,10 +19,8 @@ class ReconstructedStorage : public StorageStage {
                         float* v) const final;
   bool attends_bf16() const final { return true; }
 
- protected:
-  // What the part means: k, v bf16 [tile_tokens][head_dim], finite.
-  virtual void write_head(const KvGeometry& geometry, TileId id, const std::byte* part,
-                          std::uint16_t* k, std::uint16_t* v) const = 0;
+  void write_head(const KvGeometry& geometry, TileId id, const std::byte* part, std::uint16_t* k,
+                  std::uint16_t* v) const override = 0;
 };
 
 }  // namespace kvferry::codec

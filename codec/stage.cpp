@@ -1,6 +1,7 @@
 #include "codec/stage.h"
 
 #include "codec/dense.h"
+#include "kernels/byte_kernels.h"
 
 namespace kvferry::codec {
 
@@ -18,6 +19,16 @@ std::string_view stage_kind_name(StageKind kind) {
 std::vector<Plane> dense_planes(std::size_t bytes, OpenDtype dtype) {
   const Plane half{PlaneKind::kValues, static_cast<std::uint32_t>(8 * bytes_of(dtype)), bytes / 2};
   return {half, half};
+}
+
+void StorageStage::write_head(const KvGeometry& geometry, TileId id, const std::byte* part,
+                              std::uint16_t* k, std::uint16_t* v) const {
+  float k_values[kMaxTileTokens * kernels::kMaxHeadDim];
+  float v_values[kMaxTileTokens * kernels::kMaxHeadDim];
+  reconstruct_head(geometry, id, part, k_values, v_values);
+  const std::size_t n = std::size_t{traits().tile_tokens} * geometry.head_dim;
+  kernels::byte_kernels().to_finite_bf16(k_values, n, k);
+  kernels::byte_kernels().to_finite_bf16(v_values, n, v);
 }
 
 void StorageStage::attend_open_head(std::uint32_t, const std::byte* k, const std::byte* v,

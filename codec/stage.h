@@ -93,6 +93,9 @@ class StorageStage {
                            const QueryRows& queries, kernels::AttentionStates states) const = 0;
   virtual void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part,
                                 float* k, float* v) const = 0;
+  // The same, rounded to finite bf16: k, v [tile_tokens][head_dim].
+  virtual void write_head(const KvGeometry& geometry, TileId id, const std::byte* part,
+                          std::uint16_t* k, std::uint16_t* v) const;
   // Whether attend_head is dense attention over the bf16 values that reconstruct_head gives, to the
   // last bit. Not a trait: the text of `dequantize` depends on it, so an artefact must not.
   virtual bool attends_bf16() const { return false; }

@@ -5,6 +5,8 @@
 // saturated to the largest finite f32.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/hack_kernels.h"
 #include "kernels/isa.h"
 #include "kernels/paper_kernels.h"
@@ -16,6 +18,9 @@ struct ReconstructKernels {
   void (*hack)(const HackPlanes& planes, float* k, float* v);
   // k, v: [T][head_dim]; those of tokens that are not attended to are unspecified.
   void (*paper)(const PaperPlanes& planes, float* k, float* v);
+  // The same rounded to bf16, to nearest even; what is beyond the largest bf16 becomes that.
+  void (*hack_bf16)(const HackPlanes& planes, std::uint16_t* k, std::uint16_t* v);
+  void (*paper_bf16)(const PaperPlanes& planes, std::uint16_t* k, std::uint16_t* v);
 };
 
 const ReconstructKernels& reconstruct_kernels(Isa isa);

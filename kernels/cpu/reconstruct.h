@@ -1,8 +1,11 @@
 // Reconstruction for the instruction set (AVX2 or AVX-512) that the unit is compiled for. Included
 // only by reconstruct_avx2.cpp and reconstruct_avx512.cpp; all of it has internal linkage.
 //
-// K's codes lie with tokens in the lanes and are wanted with channels there: squares of kLanes
-// tokens and channels are transposed. V's lie as they are wanted.
+// Channels are in the lanes. V's words hold codes of one channel each, so that a shift by one count
+// brings up those of a token; K's hold the codes of neighbouring channels, so that a word goes to
+// all of their lanes and each lane shifts by its own count.
+//
+// Thread contract: pure functions; objects live for one call of one thread.
 #pragma once
 
 #include <immintrin.h>
@@ -12,133 +15,340 @@
 
 #include "kernels/cpu/dense_vec.h"
 #include "kernels/cpu/reconstruct_tables.h"
+#include "kernels/dense_kernels.h"
 
 namespace kvferry::kernels {
 namespace {
 
 constexpr std::size_t kBlockTokens = 64;
+constexpr float kLargest = 0x1.fffffep127f;
 
-// The bits from `first` up of each word, those in `mask`, shifted up to `up`.
 #if defined(__AVX512F__)
 using Words = __m512i;
-KVFERRY_INLINE Words no_bits() { return _mm512_setzero_si512(); }
-KVFERRY_INLINE Words add_bits(Words sum, const std::byte* words, __m128i first, int mask,
-                              __m128i up) {
-  const Words word = _mm512_loadu_si512(words);
-  const Words part = _mm512_and_si512(_mm512_srl_epi32(word, first), _mm512_set1_epi32(mask));
-  return _mm512_or_si512(sum, _mm512_sll_epi32(part, up));
+KVFERRY_INLINE Words words_of(V v) { return _mm512_castps_si512(v); }
+KVFERRY_INLINE Words same_words(std::uint32_t v) { return _mm512_set1_epi32(static_cast<int>(v)); }
+KVFERRY_INLINE Words load_words_at(const void* p) { return _mm512_loadu_si512(p); }
+KVFERRY_INLINE Words and_words(Words a, Words b) { return _mm512_and_si512(a, b); }
+KVFERRY_INLINE Words or_words(Words a, Words b) { return _mm512_or_si512(a, b); }
+KVFERRY_INLINE Words shifted_down(Words v, __m128i by) { return _mm512_srl_epi32(v, by); }
+KVFERRY_INLINE Words shifted_down(Words v, Words by) { return _mm512_srlv_epi32(v, by); }
+template <int N>
+KVFERRY_INLINE Words shifted_up(Words v) {
+  return _mm512_slli_epi32(v, N);
+}
+template <int N>
+KVFERRY_INLINE Words shifted_down(Words v) {
+  return _mm512_srli_epi32(v, N);
 }
 KVFERRY_INLINE V to_floats(Words v) { return _mm512_cvtepi32_ps(v); }
+// v, but `word` in lanes [first, first + count).
+KVFERRY_INLINE Words with_word(Words v, std::uint32_t word, int first, int count) {
+  const auto lanes = static_cast<__mmask16>(((1u << count) - 1u) << first);
+  return _mm512_mask_set1_epi32(v, lanes, static_cast<int>(word));
+}
+// To nearest even, in the upper halves.
+KVFERRY_INLINE Words rounded(V v) {
+  const Words bits = words_of(v);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, same_words(0x10000));
+  const Words up = _mm512_add_epi32(bits, same_words(0x7fff));
+  return _mm512_mask_add_epi32(up, odd, bits, same_words(0x8000));
+}
+// The upper halves of all words of a, then of b.
+KVFERRY_INLINE Words upper_halves(Words a, Words b) {
+  alignas(64) static constexpr std::uint16_t kUpper[32] = {
+      1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  return _mm512_permutex2var_epi16(a, load_words_at(kUpper), b);
+}
+KVFERRY_INLINE Words finite_halves(Words v) {
+  const Words no_more = _mm512_min_epi16(v, _mm512_set1_epi16(0x7f7f));
+  return _mm512_min_epu16(no_more, _mm512_set1_epi16(static_cast<short>(0xff7f)));
+}
+KVFERRY_INLINE void store_words(void* p, Words v) { _mm512_storeu_si512(p, v); }
 #else
 using Words = __m256i;
-KVFERRY_INLINE Words no_bits() { return _mm256_setzero_si256(); }
-KVFERRY_INLINE Words add_bits(Words sum, const std::byte* words, __m128i first, int mask,
-                              __m128i up) {
-  const Words word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-  const Words part = _mm256_and_si256(_mm256_srl_epi32(word, first), _mm256_set1_epi32(mask));
-  return _mm256_or_si256(sum, _mm256_sll_epi32(part, up));
+KVFERRY_INLINE Words words_of(V v) { return _mm256_castps_si256(v); }
+KVFERRY_INLINE Words same_words(std::uint32_t v) { return _mm256_set1_epi32(static_cast<int>(v)); }
+KVFERRY_INLINE Words load_words_at(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+KVFERRY_INLINE Words and_words(Words a, Words b) { return _mm256_and_si256(a, b); }
+KVFERRY_INLINE Words or_words(Words a, Words b) { return _mm256_or_si256(a, b); }
+KVFERRY_INLINE Words shifted_down(Words v, __m128i by) { return _mm256_srl_epi32(v, by); }
+KVFERRY_INLINE Words shifted_down(Words v, Words by) { return _mm256_srlv_epi32(v, by); }
+template <int N>
+KVFERRY_INLINE Words shifted_up(Words v) {
+  return _mm256_slli_epi32(v, N);
+}
+template <int N>
+KVFERRY_INLINE Words shifted_down(Words v) {
+  return _mm256_srli_epi32(v, N);
 }
 KVFERRY_INLINE V to_floats(Words v) { return _mm256_cvtepi32_ps(v); }
+KVFERRY_INLINE Words with_word(Words v, std::uint32_t word, int, int) {  // in the upper half
+  return _mm256_blend_epi32(v, same_words(word), 0xf0);
+}
+KVFERRY_INLINE Words rounded(V v) {
+  const Words bits = words_of(v);
+  const Words odd = and_words(shifted_down<16>(bits), same_words(1));
+  return _mm256_add_epi32(_mm256_add_epi32(bits, same_words(0x7fff)), odd);
+}
+KVFERRY_INLINE Words upper_halves(Words a, Words b) {
+  const Words halves = _mm256_packus_epi32(shifted_down<16>(a), shifted_down<16>(b));
+  return _mm256_permute4x64_epi64(halves, 0b11011000);
+}
+KVFERRY_INLINE Words finite_halves(Words v) {
+  const Words no_more = _mm256_min_epi16(v, _mm256_set1_epi16(0x7f7f));
+  return _mm256_min_epu16(no_more, _mm256_set1_epi16(static_cast<short>(0xff7f)));
+}
+KVFERRY_INLINE void store_words(void* p, Words v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), v);
+}
 #endif
+
+KVFERRY_INLINE V within(V v, float largest) {
+  return min(max(v, broadcast(-largest)), broadcast(largest));
+}
+
+// 2 kLanes values, not NaN, as f32 or as bf16. What is beyond the largest becomes that.
+KVFERRY_INLINE void put(float* out, V a, V b) {
+  store(out, within(a, kLargest));
+  store(out + kLanes, within(b, kLargest));
+}
+KVFERRY_INLINE void put(std::uint16_t* out, V a, V b) {
+  // Infinities are one above the largest of their sign, as signed and as unsigned numbers.
+  store_words(out, finite_halves(upper_halves(rounded(a), rounded(b))));
+}
 
 // The codes of K or V of one 64-token block.
 struct CodePlane {
   const std::byte* codes;
-  std::uint32_t bits;
   std::size_t dim;
-  std::size_t lanes;  // 64 for K, dim for V
-
-  // Those at one place of the packed axis, kLanes from `lane` up.
-  KVFERRY_INLINE V at(std::size_t place, std::size_t lane) const {
-    Words code = no_bits();
-    const HackSubPlanes& subs = kHackSubPlanes[bits];
-    for (std::uint32_t i = 0; i < subs.count; ++i) {
-      const std::uint32_t width = subs.part[i].bits;
-      const std::uint32_t shift = subs.part[i].shift;
-      const std::size_t row = place * width / 32;
-      const std::size_t first = place % 4 * 8 + place / 4 * width % 8;
-      code = add_bits(code, codes + 8 * dim * shift + 4 * (row * lanes + lane),
-                      _mm_cvtsi32_si128(static_cast<int>(first)), (1 << width) - 1,
-                      _mm_cvtsi32_si128(static_cast<int>(shift)));
-    }
-    return to_floats(code);
-  }
 };
 
-KVFERRY_INLINE float plane_at(const std::byte* plane, std::size_t index) {
-  const auto* values = reinterpret_cast<const std::uint16_t*>(plane);
-  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(values[index] << 16)));
-}
-KVFERRY_INLINE V plane_lanes(const std::byte* plane, std::size_t index) {
-  return load(reinterpret_cast<const std::uint16_t*>(plane) + index);
-}
-KVFERRY_INLINE V saturated(V v) {
-  constexpr float kLargest = 0x1.fffffep127f;
-  return min(max(v, broadcast(-kLargest)), broadcast(kLargest));
+KVFERRY_INLINE std::uint32_t word_at(const std::byte* p) {
+  std::uint32_t word;
+  __builtin_memcpy(&word, p, sizeof(word));
+  return word;
 }
 
+// The codes of kLanes channels: what their sub-codes, subs.at<width>(index of the sub-plane, at),
+// make together.
+template <std::uint32_t kBits, std::uint32_t kIndex = 0, class Subs>
+KVFERRY_INLINE Words whole_codes(const Subs& subs, std::size_t at) {
+  constexpr HackSubPlane kSub = kHackSubPlanes[kBits].part[kIndex];
+  const Words part = shifted_up<kSub.shift>(subs.template at<kSub.bits>(kIndex, at));
+  if constexpr (kIndex + 1 < kHackSubPlanes[kBits].count) {
+    return or_words(part, whole_codes<kBits, kIndex + 1>(subs, at));
+  } else {
+    return part;
+  }
+}
+
+// Where the codes of channels 0, 1, ... lie in their words, at so many bits each.
+template <std::uint32_t kWidth>
+struct ChannelPlaces {
+  alignas(64) std::uint32_t bit[kLanes];
+  constexpr ChannelPlaces() : bit() {
+    for (std::uint32_t c = 0; c < kLanes; ++c) bit[c] = c % 4 * 8 + c / 4 * kWidth % 8;
+  }
+};
+template <std::uint32_t kWidth>
+constexpr ChannelPlaces<kWidth> kChannelPlaces;
+
+// K's codes of kLanes channels, of any token.
+template <std::uint32_t kBits>
+class ChannelCodes {
+ public:
+  ChannelCodes(const CodePlane& plane, std::size_t channel) {
+    constexpr HackSubPlanes kSubs = kHackSubPlanes[kBits];
+    for (std::uint32_t i = 0; i < kSubs.count; ++i) {
+      const HackSubPlane sub = kSubs.part[i];
+      words_[i] = plane.codes + 8 * plane.dim * sub.shift + channel * sub.bits / 32 * kRow;
+      first_[i] = _mm_cvtsi32_si128(static_cast<int>(channel / 4 * sub.bits % 8));
+    }
+  }
+  template <std::uint32_t kWidth>
+  KVFERRY_INLINE Words at(std::uint32_t index, std::size_t token) const {
+    constexpr int kOfAWord = 32 / kWidth < kLanes ? 32 / kWidth : kLanes;
+    const std::byte* word = words_[index] + 4 * token;
+    Words all = same_words(word_at(word));
+    if constexpr (kOfAWord < kLanes) {
+      for (int lane = kOfAWord; lane < kLanes; lane += kOfAWord) {
+        word += kRow;
+        all = with_word(all, word_at(word), lane, kOfAWord);
+      }
+    } else if constexpr (kOfAWord < 32 / kWidth) {
+      all = shifted_down(all, first_[index]);
+    }
+    const Words places = load_words_at(kChannelPlaces<kWidth>.bit);
+    return and_words(shifted_down(all, places), same_words((1u << kWidth) - 1));
+  }
+
+ private:
+  static constexpr std::size_t kRow = 4 * kBlockTokens;  // bytes from a channel's word to the next
+  const std::byte* words_[3];
+  __m128i first_[3];
+};
+
+// V's codes of one token, of any kLanes channels.
+template <std::uint32_t kBits>
+class TokenCodes {
+ public:
+  TokenCodes(const CodePlane& plane, std::size_t token) {
+    constexpr HackSubPlanes kSubs = kHackSubPlanes[kBits];
+    for (std::uint32_t i = 0; i < kSubs.count; ++i) {
+      const HackSubPlane sub = kSubs.part[i];
+      words_[i] = plane.codes + 8 * plane.dim * sub.shift + 4 * (token * sub.bits / 32 * plane.dim);
+      place_[i] = _mm_cvtsi32_si128(static_cast<int>(token % 4 * 8 + token / 4 * sub.bits % 8));
+    }
+  }
+  template <std::uint32_t kWidth>
+  KVFERRY_INLINE Words at(std::uint32_t index, std::size_t channel) const {
+    const Words words = load_words_at(words_[index] + 4 * channel);
+    return and_words(shifted_down(words, place_[index]), same_words((1u << kWidth) - 1));
+  }
+
+ private:
+  const std::byte* words_[3];
+  __m128i place_[3];
+};
+
+// A plane of bf16 in f32, so that both its lanes and single values are one load.
+template <std::size_t kMost>
+struct Widened {
+  alignas(64) float x[kMost];
+
+  Widened() {}
+  void take(const std::byte* plane, std::size_t n) {
+    for (std::size_t i = 0; i < n; i += kLanes) {
+      store(x + i, load(reinterpret_cast<const std::uint16_t*>(plane) + i));
+    }
+  }
+  KVFERRY_INLINE V one(std::size_t i) const { return broadcast(x[i]); }
+  KVFERRY_INLINE V lanes(std::size_t i) const { return load(x + i); }
+};
+
+// Groups and partitions are powers of two.
+KVFERRY_INLINE int log2_of(std::uint32_t n) { return __builtin_ctz(n); }
+
 // Scales and minima of hack: K's a channel, V's a token; a factor for each token or channel.
-struct HackMeaning {
-  const HackPlanes& p;
+class HackMeaning {
+ public:
+  explicit HackMeaning(const HackPlanes& p)
+      : p_(p), k_shift_(log2_of(p.k_group)), v_shift_(log2_of(p.v_group)) {
+    const std::size_t k_groups = p.k_group < kBlockTokens ? kBlockTokens / p.k_group : 1;
+    k_scale_.take(p.k_scale, k_groups * p.head_dim);
+    k_min_.take(p.k_min, k_groups * p.head_dim);
+    v_scale_.take(p.v_scale, p.head_dim / p.v_group * kBlockTokens);
+    v_min_.take(p.v_min, p.head_dim / p.v_group * kBlockTokens);
+    if (p.k_row != nullptr) k_row_.take(p.k_row, kBlockTokens);
+    if (p.v_column != nullptr) v_column_.take(p.v_column, p.head_dim);
+  }
   KVFERRY_INLINE V of_k(V code, std::size_t t, std::size_t d) const {
-    const std::size_t at = t / p.k_group * p.head_dim + d;
-    const V value = fma(broadcast(plane_at(p.k_scale, at)), code, broadcast(plane_at(p.k_min, at)));
-    return saturated(p.k_row == nullptr ? value : mul(value, plane_lanes(p.k_row, t)));
+    const std::size_t at = (t >> k_shift_) * p_.head_dim + d;
+    const V value = fma(k_scale_.lanes(at), code, k_min_.lanes(at));
+    return p_.k_row == nullptr ? value : mul(value, k_row_.one(t));
   }
   KVFERRY_INLINE V of_v(V code, std::size_t t, std::size_t d) const {
-    const std::size_t at = d / p.v_group * kBlockTokens + t;
-    const V value = fma(broadcast(plane_at(p.v_scale, at)), code, broadcast(plane_at(p.v_min, at)));
-    return saturated(p.v_column == nullptr ? value : mul(value, plane_lanes(p.v_column, d)));
+    const std::size_t at = (d >> v_shift_) * kBlockTokens + t;
+    const V value = fma(v_scale_.one(at), code, v_min_.one(at));
+    return p_.v_column == nullptr ? value : mul(value, v_column_.lanes(d));
   }
+
+ private:
+  static constexpr std::size_t kMost = 2 * kMaxHeadDim;  // groups of 32
+  const HackPlanes& p_;
+  int k_shift_, v_shift_;
+  Widened<kMost> k_scale_, k_min_, v_scale_, v_min_;
+  Widened<kBlockTokens> k_row_;
+  Widened<kMaxHeadDim> v_column_;
 };
 
 // Of layout=paper: K's a token and partition of channels, V's a channel and partition of tokens.
-struct PaperMeaning {
-  const PaperPlanes& p;
+class PaperMeaning {
+ public:
+  explicit PaperMeaning(const PaperPlanes& p)
+      : p_(p), k_shift_(log2_of(p.k_partition)), v_shift_(log2_of(p.v_partition)) {
+    const std::size_t k = p.head_dim / p.k_partition * p.tile_tokens();
+    const std::size_t v = p.tile_tokens() / p.v_partition * p.head_dim;
+    k_scale_.take(p.k_scale, k);
+    k_min_.take(p.k_min, k);
+    v_scale_.take(p.v_scale, v);
+    v_min_.take(p.v_min, v);
+  }
   KVFERRY_INLINE V of_k(V code, std::size_t t, std::size_t d) const {
-    const std::size_t at = d / p.k_partition * p.tile_tokens() + t;
-    return saturated(fma(plane_lanes(p.k_scale, at), code, plane_lanes(p.k_min, at)));
+    const std::size_t at = (d >> k_shift_) * p_.tile_tokens() + t;
+    return fma(k_scale_.one(at), code, k_min_.one(at));
   }
   KVFERRY_INLINE V of_v(V code, std::size_t t, std::size_t d) const {
-    const std::size_t at = t / p.v_partition * p.head_dim + d;
-    return saturated(fma(plane_lanes(p.v_scale, at), code, plane_lanes(p.v_min, at)));
+    const std::size_t at = (t >> v_shift_) * p_.head_dim + d;
+    return fma(v_scale_.lanes(at), code, v_min_.lanes(at));
   }
+
+ private:
+  static constexpr std::size_t kMostTokens = 128;  // of a tile
+  const PaperPlanes& p_;
+  int k_shift_, v_shift_;
+  Widened<kMaxHeadDim / 32 * kMostTokens> k_scale_, k_min_;
+  Widened<2 * kMaxHeadDim> v_scale_, v_min_;
 };
 
-// 64 tokens from `first` up, whose codes these are.
-template <class Meaning>
-void reconstruct_block(const Meaning& meaning, const CodePlane& k_codes, const CodePlane& v_codes,
-                       std::size_t first, float* k, float* v) {
-  const std::size_t dim = k_codes.dim;
-  for (std::size_t t = 0; t < kBlockTokens; t += kLanes) {
-    for (std::size_t d = 0; d < dim; d += kLanes) {
-      V square[kLanes];
-      for (std::size_t i = 0; i < kLanes; ++i) {
-        square[i] = meaning.of_k(k_codes.at(d + i, t), first + t, d + i);
-      }
-      transpose(square);
-      for (std::size_t i = 0; i < kLanes; ++i) store(k + (first + t + i) * dim + d, square[i]);
+// 64 tokens from `first` up, whose codes these are. Out: float or std::uint16_t, for bf16.
+template <std::uint32_t kBits, class Meaning, class Out>
+void reconstruct_k(const Meaning& meaning, const CodePlane& plane, std::size_t first, Out* k) {
+  for (std::size_t d = 0; d < plane.dim; d += 2 * kLanes) {
+    const ChannelCodes<kBits> low(plane, d), high(plane, d + kLanes);
+    for (std::size_t t = 0; t < kBlockTokens; ++t) {
+      const V a = to_floats(whole_codes<kBits>(low, t)), b = to_floats(whole_codes<kBits>(high, t));
+      put(k + (first + t) * plane.dim + d, meaning.of_k(a, first + t, d),
+          meaning.of_k(b, first + t, d + kLanes));
     }
   }
+}
+
+template <std::uint32_t kBits, class Meaning, class Out>
+void reconstruct_v(const Meaning& meaning, const CodePlane& plane, std::size_t first, Out* v) {
   for (std::size_t t = 0; t < kBlockTokens; ++t) {
-    for (std::size_t d = 0; d < dim; d += kLanes) {
-      store(v + (first + t) * dim + d, meaning.of_v(v_codes.at(t, d), first + t, d));
+    const TokenCodes<kBits> codes(plane, t);
+    for (std::size_t d = 0; d < plane.dim; d += 2 * kLanes) {
+      const V a = to_floats(whole_codes<kBits>(codes, d));
+      const V b = to_floats(whole_codes<kBits>(codes, d + kLanes));
+      put(v + (first + t) * plane.dim + d, meaning.of_v(a, first + t, d),
+          meaning.of_v(b, first + t, d + kLanes));
     }
   }
 }
 
-void reconstruct_hack(const HackPlanes& p, float* k, float* v) {
-  reconstruct_block(HackMeaning{p}, {p.k_codes, p.k_bits, p.head_dim, kBlockTokens},
-                    {p.v_codes, p.v_bits, p.head_dim, p.head_dim}, 0, k, v);
+template <class Meaning, class Out>
+using ReconstructPlane = void (*)(const Meaning&, const CodePlane&, std::size_t, Out*);
+template <class Meaning, class Out>
+constexpr ReconstructPlane<Meaning, Out> kReconstructK[] = {  // [bits - 1]
+    reconstruct_k<1, Meaning, Out>, reconstruct_k<2, Meaning, Out>, reconstruct_k<3, Meaning, Out>,
+    reconstruct_k<4, Meaning, Out>, reconstruct_k<5, Meaning, Out>, reconstruct_k<6, Meaning, Out>,
+    reconstruct_k<7, Meaning, Out>, reconstruct_k<8, Meaning, Out>};
+template <class Meaning, class Out>
+constexpr ReconstructPlane<Meaning, Out> kReconstructV[] = {
+    reconstruct_v<1, Meaning, Out>, reconstruct_v<2, Meaning, Out>, reconstruct_v<3, Meaning, Out>,
+    reconstruct_v<4, Meaning, Out>, reconstruct_v<5, Meaning, Out>, reconstruct_v<6, Meaning, Out>,
+    reconstruct_v<7, Meaning, Out>, reconstruct_v<8, Meaning, Out>};
+
+template <class Out>
+void reconstruct_hack(const HackPlanes& p, Out* k, Out* v) {
+  const HackMeaning meaning(p);
+  kReconstructK<HackMeaning, Out>[p.k_bits - 1](meaning, {p.k_codes, p.head_dim}, 0, k);
+  kReconstructV<HackMeaning, Out>[p.v_bits - 1](meaning, {p.v_codes, p.head_dim}, 0, v);
 }
 
-void reconstruct_paper(const PaperPlanes& p, float* k, float* v) {
-  const std::size_t plane = std::size_t{8} * p.head_dim;
+template <class Out>
+void reconstruct_paper(const PaperPlanes& p, Out* k, Out* v) {
+  const PaperMeaning meaning(p);
   for (std::size_t first = 0; first < p.tile_tokens(); first += kBlockTokens) {
-    const std::size_t block = first / kBlockTokens * plane;
-    reconstruct_block(
-        PaperMeaning{p}, {p.k_codes + block * p.k_bits, p.k_bits, p.head_dim, kBlockTokens},
-        {p.v_codes + block * p.v_bits, p.v_bits, p.head_dim, p.head_dim}, first, k, v);
+    const std::size_t block = first / kBlockTokens * 8 * p.head_dim;  // bytes a bit
+    kReconstructK<PaperMeaning, Out>[p.k_bits - 1](
+        meaning, {p.k_codes + block * p.k_bits, p.head_dim}, first, k);
+    kReconstructV<PaperMeaning, Out>[p.v_bits - 1](
+        meaning, {p.v_codes + block * p.v_bits, p.head_dim}, first, v);
   }
 }
 

@@ -2,6 +2,7 @@
 
 namespace kvferry::kernels {
 
-const ReconstructKernels kReconstructAvx2 = {reconstruct_hack, reconstruct_paper};
+const ReconstructKernels kReconstructAvx2 = {reconstruct_hack, reconstruct_paper, reconstruct_hack,
+                                             reconstruct_paper};
 
 }  // namespace kvferry::kernels

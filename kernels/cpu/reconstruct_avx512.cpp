@@ -2,6 +2,7 @@
 
 namespace kvferry::kernels {
 
-const ReconstructKernels kReconstructAvx512 = {reconstruct_hack, reconstruct_paper};
+const ReconstructKernels kReconstructAvx512 = {reconstruct_hack, reconstruct_paper,
+                                               reconstruct_hack, reconstruct_paper};
 
 }  // namespace kvferry::kernels

@@ -1,11 +1,6 @@
 #include "kernels/cpu/reconstruct_tables.h"
 
 namespace kvferry::kernels {
-namespace {
-
-const ReconstructKernels kScalar = {hack_reconstruct_scalar, paper_reconstruct_scalar};
-
-}  // namespace
 
 const ReconstructKernels& reconstruct_kernels(Isa isa) {
   switch (isa) {
@@ -16,7 +11,7 @@ const ReconstructKernels& reconstruct_kernels(Isa isa) {
     case Isa::kScalar:
       break;
   }
-  return kScalar;
+  return kReconstructScalar;
 }
 
 const ReconstructKernels& reconstruct_kernels() { return reconstruct_kernels(active_isa()); }

@@ -9,6 +9,7 @@ namespace kvferry::kernels {
 void hack_reconstruct_scalar(const HackPlanes& planes, float* k, float* v);
 void paper_reconstruct_scalar(const PaperPlanes& planes, float* k, float* v);
 
+extern const ReconstructKernels kReconstructScalar;
 extern const ReconstructKernels kReconstructAvx2;
 extern const ReconstructKernels kReconstructAvx512;
 

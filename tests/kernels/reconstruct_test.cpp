@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/byte_kernels.h"
 #include "kernels/reconstruct_kernels.h"
 #include "tests/kernels/hack_tile.h"
 #include "tests/kernels/paper_tile.h"
@@ -79,6 +80,53 @@ TEST(Reconstruct, PaperIsTheSameEverywhere) {
           ASSERT_EQ(v[i], v_want[i]) << describe(shape, isa) << " V " << i;
           ASSERT_TRUE(std::isfinite(k[i]) && std::isfinite(v[i]));
         }
+      }
+    }
+  }
+}
+
+// Finite bf16 by the scalar definition.
+std::vector<std::uint16_t> rounded(const std::vector<float>& values) {
+  std::vector<std::uint16_t> halves(values.size());
+  byte_kernels(Isa::kScalar).to_finite_bf16(values.data(), values.size(), halves.data());
+  return halves;
+}
+
+TEST(Reconstruct, HackInBf16IsItsF32Rounded) {
+  for (const auto& [low, high] : {std::pair{-126, -118}, {-20, 20}, {118, 127}}) {
+    for (TileShape shape : all_shapes()) {
+      shape.low = low;
+      shape.high = high;
+      const Tile tile(shape, 4);
+      std::vector<float> k(64 * shape.dim), v(k.size());
+      std::vector<std::uint16_t> k_halves(k.size()), v_halves(k.size());
+      for (const Isa isa : available_isas()) {
+        reconstruct_kernels(isa).hack(tile.planes, k.data(), v.data());
+        reconstruct_kernels(isa).hack_bf16(tile.planes, k_halves.data(), v_halves.data());
+        ASSERT_EQ(k_halves, rounded(k)) << isa_name(isa) << " " << shape;
+        ASSERT_EQ(v_halves, rounded(v)) << isa_name(isa) << " " << shape;
+      }
+    }
+  }
+}
+
+TEST(Reconstruct, PaperInBf16IsItsF32Rounded) {
+  for (const auto& [low, high] : {std::pair{-126, -118}, {-20, 20}, {118, 127}}) {
+    for (const PaperShape& shape : paper_shapes()) {
+      const PaperTile tile(shape, 4, low, high);
+      const std::size_t n = std::size_t{tile.planes().tile_tokens()} * shape.head_dim;
+      std::vector<float> k(n), v(n);
+      std::vector<std::uint16_t> k_halves(n), v_halves(n);
+      for (const Isa isa : available_isas()) {
+        reconstruct_kernels(isa).paper(tile.planes(), k.data(), v.data());
+        reconstruct_kernels(isa).paper_bf16(tile.planes(), k_halves.data(), v_halves.data());
+        const std::size_t used = std::size_t{tile.planes().tokens} * shape.head_dim;
+        for (auto* values : {&k, &v}) values->resize(used);
+        for (auto* halves : {&k_halves, &v_halves}) halves->resize(used);
+        ASSERT_EQ(k_halves, rounded(k)) << describe(shape, isa);
+        ASSERT_EQ(v_halves, rounded(v)) << describe(shape, isa);
+        for (auto* values : {&k, &v}) values->resize(n);
+        for (auto* halves : {&k_halves, &v_halves}) halves->resize(n);
       }
     }
   }
