@@ -3,16 +3,6 @@
 
 namespace kvferry::kernels {
 
-const ByteKernels kByteAvx512 = {
-    .to_finite_bf16 = to_finite_bf16,
-    .max_magnitude = max_magnitude,
-    .to_fp8 = to_fp8,
-    .from_fp8 = from_fp8,
-    .to_int8 = to_int8,
-    .from_int8 = from_int8,
-    .pack_codes = pack_codes,
-    .unpack_codes = unpack_codes,
-    .from_codes = from_codes,
-};
+const ByteKernels kByteAvx512 = kTable;
 
 }  // namespace kvferry::kernels

@@ -182,5 +182,17 @@ void from_codes(const std::uint8_t* codes, std::size_t n, float scale, float min
   }
 }
 
+constexpr ByteKernels kTable = {
+    .to_finite_bf16 = to_finite_bf16,
+    .max_magnitude = max_magnitude,
+    .to_fp8 = to_fp8,
+    .from_fp8 = from_fp8,
+    .to_int8 = to_int8,
+    .from_int8 = from_int8,
+    .pack_codes = pack_codes,
+    .unpack_codes = unpack_codes,
+    .from_codes = from_codes,
+};
+
 }  // namespace
 }  // namespace kvferry::kernels
