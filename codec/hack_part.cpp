@@ -1,6 +1,7 @@
 #include "codec/hack_part.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <string>
 
@@ -12,12 +13,6 @@ namespace {
 using kernels::HackBlock;
 using kernels::HackRange;
 using kernels::kHackBlock;
-
-std::uint16_t bf16_at(const std::byte* plane, std::size_t index) {
-  std::uint16_t value;
-  std::memcpy(&value, plane + 2 * index, sizeof(value));
-  return value;
-}
 
 // Where the planes begin, in bytes from the part's beginning.
 struct Offsets {
@@ -106,21 +101,39 @@ void encode_v(const HackPart& part, HackRange range, const std::uint16_t* v,
   }
 }
 
+// Four bf16 numbers in a word, and what their highest bits say about them.
+constexpr std::uint64_t of_four(std::uint64_t bits) { return 0x0001000100010001u * bits; }
+constexpr std::uint64_t infinite_or_nan(std::uint64_t four) {
+  return (four & of_four(0x7f80)) + of_four(0x0080);
+}
+constexpr std::uint64_t not_positive_normal(std::uint64_t four) {
+  const std::uint64_t has_exponent = (four & of_four(0x7f80)) + of_four(0x7f80);
+  return four | infinite_or_nan(four) | ~has_exponent;
+}
+
+// The first of n numbers that is bad, or n, a multiple of 4.
+template <std::uint64_t (*kBad)(std::uint64_t)>
+std::size_t first_bad(const std::byte* numbers, std::size_t n) {
+  for (std::size_t i = 0; i < n; i += 4) {
+    std::uint64_t four;
+    std::memcpy(&four, numbers + 2 * i, sizeof(four));
+    const std::uint64_t bad = kBad(four) & of_four(0x8000);
+    if (bad != 0) return i + static_cast<std::size_t>(std::countr_zero(bad)) / 16;
+  }
+  return n;
+}
+
 // A plane of scales, minima or factors of K or of V.
 Status check_numbers(const Plane& plane, const std::byte* bytes, const char* of) {
-  for (std::size_t i = 0; i < plane.bytes / 2; ++i) {
-    const std::uint16_t value = bf16_at(bytes, i);
-    const auto place = [&] { return std::to_string(i) + " of " + of; };
-    if (plane.kind == PlaneKind::kMinima) {
-      if ((value & 0x7f80u) != 0x7f80u) continue;
-      return {Code::kDataLoss, "minimum " + place() + " is NaN or infinite"};
-    }
-    // Negative, infinite, NaN; zero, subnormal.
-    if (value < 0x7f80u && value >= 0x0080u) continue;
-    return {Code::kDataLoss, (plane.kind == PlaneKind::kScales ? "scale " : "factor ") + place() +
-                                 " is not a positive normal number"};
-  }
-  return ok_status();
+  const std::size_t n = plane.bytes / 2;
+  const bool minima = plane.kind == PlaneKind::kMinima;
+  const std::size_t bad =
+      minima ? first_bad<infinite_or_nan>(bytes, n) : first_bad<not_positive_normal>(bytes, n);
+  if (bad == n) return ok_status();
+  const std::string place = std::to_string(bad) + " of " + of;
+  if (minima) return {Code::kDataLoss, "minimum " + place + " is NaN or infinite"};
+  return {Code::kDataLoss, (plane.kind == PlaneKind::kScales ? "scale " : "factor ") + place +
+                               " is not a positive normal number"};
 }
 
 }  // namespace

@@ -33,38 +33,36 @@ constexpr CostTable make_costs() {
 }
 constexpr CostTable kCosts = make_costs();
 
-}  // namespace
-
-bool rans_model_valid(const RansModel& model) {
-  std::uint32_t sum = 0;
-  for (const std::uint16_t freq : model.freq) {
-    if (freq >= kRansTotal) return false;
-    sum += freq;
+// Whether the frequencies are what a model's must be. Looks at all of them, which needs no branch.
+bool adds_up(std::span<const std::uint16_t> freq) {
+  std::uint32_t sum = 0, too_large = 0;
+  for (const std::uint16_t f : freq) {
+    sum += f;
+    too_large |= f / kRansTotal;
   }
-  return sum == kRansTotal;
+  return too_large == 0 && sum == kRansTotal;
 }
 
 // Weights worth less than 1.5 get 1; the rest is shared out by rounding running sums, so that it
 // adds up and nobody is more than 1 off. The others are worth enough to get at least 1 that way:
-// at most 255 of 4096 go to the small ones.
-void rans_fit(std::span<const std::uint64_t> weights, std::uint16_t* freq) {
+// at most 255 of 4096 go to the small ones. Without branches: which weights are small is not to be
+// guessed.
+template <class Weight>
+void fit(std::span<const Weight> weights, std::uint16_t* freq) {
   std::uint64_t total = 0, large = 0;
-  for (const std::uint64_t weight : weights) total += weight;
-  const auto is_small = [&](std::uint64_t weight) { return 2 * kRansTotal * weight < 3 * total; };
+  for (const Weight weight : weights) total += weight;
+  const std::uint64_t least = (3 * total + 2 * kRansTotal - 1) / (2 * kRansTotal);
+  const auto is_small = [&](Weight weight) { return weight < least; };
   std::uint32_t left = kRansTotal;
-  std::size_t last = 0;  // that is not small
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    freq[i] = 0;
-    if (weights[i] == 0) continue;
-    if (is_small(weights[i])) {
-      freq[i] = 1;
-      --left;
-    } else {
-      large += weights[i];
-      last = i;
-    }
+    const bool small = is_small(weights[i]);
+    freq[i] = small && weights[i] != 0 ? 1 : 0;
+    left -= freq[i];
+    large += small ? 0 : weights[i];
   }
-  if (large == total && total == weights[last]) {  // one symbol: leave room for a second
+  std::size_t last = weights.size() - 1;  // that is not small
+  while (is_small(weights[last])) --last;
+  if (total == weights[last]) {  // one symbol: leave room for a second
     freq[(last + 1) % weights.size()] = 1;
     --left;
   }
@@ -73,40 +71,45 @@ void rans_fit(std::span<const std::uint64_t> weights, std::uint16_t* freq) {
   std::uint64_t sum = 0;
   std::uint32_t given = 0;
   for (std::size_t i = 0; i <= last; ++i) {
-    if (weights[i] == 0 || is_small(weights[i])) continue;
-    sum += weights[i];
-    const auto until = i == last ? left : static_cast<std::uint32_t>((sum * scale) >> 32);
-    freq[i] = static_cast<std::uint16_t>(until - given);
+    sum += is_small(weights[i]) ? 0 : weights[i];
+    const auto until = static_cast<std::uint32_t>((sum * scale) >> 32);
+    freq[i] = static_cast<std::uint16_t>(freq[i] + (until - given));
     given = until;
   }
+  freq[last] = static_cast<std::uint16_t>(freq[last] + (left - given));
 }
+
+}  // namespace
+
+bool rans_model_valid(const RansModel& model) { return adds_up(model.freq); }
+
+void rans_fit(std::span<const std::uint64_t> weights, std::uint16_t* freq) { fit(weights, freq); }
 
 bool rans_product_model(std::span<const std::uint16_t> code_freq, RansModel& model) {
   const auto codes = static_cast<std::uint32_t>(code_freq.size());
   if (codes != 2 && codes != 4 && codes != 16 && codes != kRansSymbols) return false;
-  std::uint32_t total = 0;
-  for (const std::uint16_t freq : code_freq) {
-    if (freq >= kRansTotal) return false;
-    total += freq;
-  }
-  if (total != kRansTotal) return false;
+  if (!adds_up(code_freq)) return false;
   if (codes == kRansSymbols) {
     std::copy(code_freq.begin(), code_freq.end(), model.freq);
     return true;
   }
   // Products as parts of 2^32, field by field, the lowest first; what is possible stays above 0.
-  std::array<std::uint64_t, kRansSymbols> weight;
-  weight[0] = std::uint64_t{1} << 32;
-  for (std::uint32_t known = 1; known < kRansSymbols; known *= codes) {
+  std::array<std::uint32_t, kRansSymbols> weight;
+  for (std::uint32_t code = 0; code < codes; ++code) {
+    weight[code] = std::uint32_t{code_freq[code]} << (32 - kRansBits);
+  }
+  for (std::uint32_t known = codes; known < kRansSymbols; known *= codes) {
     for (std::uint32_t code = codes; code-- > 0;) {
+      const std::uint32_t part = code_freq[code];
       for (std::uint32_t low = 0; low < known; ++low) {
-        const std::uint64_t product = (weight[low] * code_freq[code]) >> kRansBits;
-        weight[code * known + low] =
-            code_freq[code] == 0 || weight[low] == 0 ? 0 : std::max<std::uint64_t>(product, 1);
+        const auto product =
+            static_cast<std::uint32_t>((std::uint64_t{weight[low]} * part) >> kRansBits);
+        const bool lost = product == 0 && part != 0 && weight[low] != 0;
+        weight[code * known + low] = product + (lost ? 1 : 0);
       }
     }
   }
-  rans_fit(weight, model.freq);
+  fit(std::span<const std::uint32_t>(weight), model.freq);
   return true;
 }
 

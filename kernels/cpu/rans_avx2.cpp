@@ -99,21 +99,26 @@ bool encode(const RansEncodeTable& table, RansEncoder& encoder, const std::byte*
   return kRansScalar.encode(table, encoder, in, n);
 }
 
-// As the scalar one: always 32 slots at a time, and what is too many is overwritten.
+// Symbols one after the other, the slots of each from its first on: stores there, then whole halves
+// of cache lines, 16 slots at a time. What is too much is overwritten by the next symbol.
 void decode_table(const RansModel& model, RansDecodeTable& table) {
   const __m256i ramp = _mm256_slli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), 20);
-  const __m256i quarter = _mm256_set1_epi32(8 << 20);
-  std::uint32_t* slot = table.slot;
+  const __m256i eight = _mm256_set1_epi32(8 << 20);
+  std::uint32_t start = 0;
   for (std::uint32_t s = 0; s < kRansSymbols; ++s) {
     const std::uint32_t freq = model.freq[s];
-    __m256i entries = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(s | freq << 8)), ramp);
-    for (std::uint32_t i = 0; i < freq; i += RansDecodeTable::kSpill) {
-      for (std::uint32_t j = 0; j < RansDecodeTable::kSpill; j += 8) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(slot + i + j), entries);
-        entries = _mm256_add_epi32(entries, quarter);
-      }
-    }
-    slot += freq;
+    if (freq == 0) continue;
+    const std::uint32_t end = start + freq;
+    const auto put = [&](std::uint32_t slot) {
+      const std::uint32_t first = (s | freq << 8) + ((slot - start) << 20);
+      const __m256i entries = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first)), ramp);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(table.slot + slot), entries);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(table.slot + slot + 8),
+                          _mm256_add_epi32(entries, eight));
+    };
+    put(start);
+    for (std::uint32_t slot = (start + 16) & ~7u; slot < end; slot += 16) put(slot);
+    start = end;
   }
 }
 
