@@ -142,8 +142,8 @@ std::vector<float> attend_sequence(const SequenceKv& kv, std::uint32_t layer, st
   }
   if (kv.open_tokens() != 0) {
     const std::vector<std::uint32_t> visible(rows, kv.open_tokens());
-    kv.codec->attend_open(kv.geometry, layer, kv.open_tile(layer), kv_head, query_rows,
-                          visible.data(), states);
+    kv.codec->attend_open(kv.geometry, layer, kv.closed_tiles(), kv.open_tile(layer), kv_head,
+                          query_rows, visible.data(), states);
   }
   std::vector<float> out(queries.size());
   kernels::dense_kernels().normalize(states, out.data());

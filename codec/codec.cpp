@@ -17,13 +17,13 @@ void Codec::to_domain_k(float*, std::size_t, std::size_t) const {}
 void Codec::to_domain_v(float*, std::size_t, std::size_t) const {}
 void Codec::from_domain_o(float*, std::size_t, std::size_t) const {}
 
-void Codec::attend_open(const KvGeometry& geometry, std::uint32_t, const OpenTile& tile,
-                        std::uint32_t kv_head, const QueryRows& queries,
+void Codec::attend_open(const KvGeometry& geometry, std::uint32_t, std::uint32_t,
+                        const OpenTile& open, std::uint32_t kv_head, const QueryRows& queries,
                         const std::uint32_t* visible, kernels::AttentionStates states) const {
   const OpenDtype dtype = traits_.open_dtype;
   const std::size_t head =
       std::size_t{kv_head} * traits_.tile_tokens * geometry.head_dim * bytes_of(dtype);
-  attend_dense(dtype, traits_.tile_tokens, tile.k + head, tile.v + head, queries, visible, states);
+  attend_dense(dtype, traits_.tile_tokens, open.k + head, open.v + head, queries, visible, states);
 }
 
 std::size_t Codec::wrap(const KvGeometry&, std::span<const std::byte> segment,

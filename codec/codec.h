@@ -140,10 +140,11 @@ class Codec {
   virtual void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
                            std::uint32_t kv_head, float* k, float* v) const = 0;
 
-  // Attends over an open tile of one layer and KV head: row r sees the first visible[r] tokens, all
-  // when visible is null. Dense attention, unless a codec codes its own tile too.
-  virtual void attend_open(const KvGeometry& geometry, std::uint32_t layer, const OpenTile& tile,
-                           std::uint32_t kv_head, const QueryRows& queries,
+  // Attends over one layer and KV head of tile number `tile` as it lies open: row r sees the first
+  // visible[r] tokens, all when visible is null. Dense attention, unless a codec codes its own tile
+  // too.
+  virtual void attend_open(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                           const OpenTile& open, std::uint32_t kv_head, const QueryRows& queries,
                            const std::uint32_t* visible, kernels::AttentionStates states) const;
 
   // Copies a dense segment of an open tile (tokens < tile_tokens) back into open memory; the slots

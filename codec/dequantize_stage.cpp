@@ -37,10 +37,10 @@ class DequantizeStage final : public ReconstructedStorage {
                        const std::byte* part) const override {
     return behind_->validate_head(geometry, id, part);
   }
-  void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
+  void attend_open_head(TileId id, std::uint32_t kv_head, const std::byte* k, const std::byte* v,
                         const QueryRows& queries, const std::uint32_t* visible,
                         kernels::AttentionStates states) const override {
-    behind_->attend_open_head(layer, k, v, queries, visible, states);
+    behind_->attend_open_head(id, kv_head, k, v, queries, visible, states);
   }
 
  private:

@@ -125,10 +125,10 @@ class MeanStage final : public StorageStage {
                    const QueryRows& queries, kernels::AttentionStates states) const override;
   void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part, float* k,
                         float* v) const override;
-  void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
+  void attend_open_head(TileId id, std::uint32_t kv_head, const std::byte* k, const std::byte* v,
                         const QueryRows& queries, const std::uint32_t* visible,
                         kernels::AttentionStates states) const override {
-    behind_->attend_open_head(layer, k, v, queries, visible, states);
+    behind_->attend_open_head(id, kv_head, k, v, queries, visible, states);
   }
 
  private:

@@ -80,6 +80,24 @@ struct Partition {
   const PaperRandom* random;  // null: to the nearest
 };
 
+// What K and V of one head's tile are rounded by; null: to the nearest.
+class Randoms {
+ public:
+  Randoms(const PaperOptions& options, TileId id, std::uint32_t kv_head)
+      : stochastic_(options.stochastic) {
+    const std::uint64_t layer_key = counter_random(options.seed, id.layer);
+    k_.key = counter_random(layer_key, 2 * std::uint64_t{kv_head});
+    v_.key = counter_random(layer_key, 2 * std::uint64_t{kv_head} + 1);
+    k_.first = v_.first = std::uint64_t{id.tile} * options.tile_tokens() * 256;
+  }
+  const PaperRandom* of_k() const { return stochastic_ ? &k_ : nullptr; }
+  const PaperRandom* of_v() const { return stochastic_ ? &v_ : nullptr; }
+
+ private:
+  bool stochastic_;
+  PaperRandom k_, v_;
+};
+
 // Codes [rows][64] of one partition; its scales, minima and sums go to the target.
 void encode_partition(const Partition& p, const Target& out, std::uint8_t* codes) {
   std::uint16_t scale[kHackBlock], min[kHackBlock], sums[kHackBlock];
@@ -149,7 +167,7 @@ class PaperStage final : public StorageStage {
                   std::uint16_t* v) const override {
     kernels::reconstruct_kernels().paper_bf16(kernel_planes(geometry, bits(id), part), k, v);
   }
-  void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
+  void attend_open_head(TileId id, std::uint32_t kv_head, const std::byte* k, const std::byte* v,
                         const QueryRows& queries, const std::uint32_t* visible,
                         kernels::AttentionStates states) const override;
 
@@ -174,7 +192,10 @@ class PaperStage final : public StorageStage {
   void encode_v(std::size_t dim, const std::uint16_t* v, std::uint32_t tokens,
                 const PaperRandom* random, const Target& out) const;
   void encode_visible(std::size_t dim, const std::uint16_t* v, std::uint32_t tokens,
-                      const Target& out) const;
+                      const PaperRandom* random, const Target& out) const;
+  std::byte* v_part(const KvGeometry& geometry, Bits bits, std::byte* part) const {
+    return part + planes_of(geometry, true, bits.k).total();
+  }
 
   PaperOptions options_;
 };
@@ -286,16 +307,11 @@ void PaperStage::encode_v(std::size_t dim, const std::uint16_t* v, std::uint32_t
 void PaperStage::encode_head(const KvGeometry& geometry, TileId id, std::uint32_t kv_head,
                              const std::byte* k, const std::byte* v, std::byte* out) const {
   const Bits b = bits(id);
-  const std::uint64_t layer_key = counter_random(options_.seed, id.layer);
-  const std::uint64_t first = std::uint64_t{id.tile} * options_.tile_tokens() * 256;
-  const PaperRandom k_random{counter_random(layer_key, 2 * std::uint64_t{kv_head}), first, 0, 0};
-  const PaperRandom v_random{counter_random(layer_key, 2 * std::uint64_t{kv_head} + 1), first, 0,
-                             0};
-  encode_k(geometry.head_dim, reinterpret_cast<const std::uint16_t*>(k),
-           options_.stochastic ? &k_random : nullptr, target(geometry, true, b.k, out));
+  const Randoms random(options_, id, kv_head);
+  encode_k(geometry.head_dim, reinterpret_cast<const std::uint16_t*>(k), random.of_k(),
+           target(geometry, true, b.k, out));
   encode_v(geometry.head_dim, reinterpret_cast<const std::uint16_t*>(v), options_.tile_tokens(),
-           options_.stochastic ? &v_random : nullptr,
-           target(geometry, false, b.v, out + planes_of(geometry, true, b.k).total()));
+           random.of_v(), target(geometry, false, b.v, v_part(geometry, b, out)));
 }
 
 Status PaperStage::validate_head(const KvGeometry& geometry, TileId id,
@@ -327,11 +343,12 @@ Status PaperStage::validate_head(const KvGeometry& geometry, TileId id,
 
 // Without requantization elimination the open tile is coded too, anew for every length that a row
 // sees: the last partition of V ends where the row's tokens do.
-void PaperStage::attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
-                                  const QueryRows& queries, const std::uint32_t* visible,
+void PaperStage::attend_open_head(TileId id, std::uint32_t kv_head, const std::byte* k,
+                                  const std::byte* v, const QueryRows& queries,
+                                  const std::uint32_t* visible,
                                   kernels::AttentionStates states) const {
   if (options_.dense_open) {
-    StorageStage::attend_open_head(layer, k, v, queries, visible, states);
+    StorageStage::attend_open_head(id, kv_head, k, v, queries, visible, states);
     return;
   }
   KvGeometry geometry;
@@ -339,8 +356,9 @@ void PaperStage::attend_open_head(std::uint32_t layer, const std::byte* k, const
   const std::size_t dim = states.head_dim;
   const std::uint32_t tile = options_.tile_tokens();
   alignas(64) std::array<std::byte, kMaxPartBytes> part;
-  const Bits b = bits({0, 1});
-  encode_k(dim, reinterpret_cast<const std::uint16_t*>(k), nullptr,
+  const Bits b = bits(id);
+  const Randoms random(options_, id, kv_head);
+  encode_k(dim, reinterpret_cast<const std::uint16_t*>(k), random.of_k(),
            target(geometry, true, b.k, part.data()));
   PaperPlanes planes = kernel_planes(geometry, b, part.data());
   planes.tokens = 0;
@@ -349,9 +367,8 @@ void PaperStage::attend_open_head(std::uint32_t layer, const std::byte* k, const
     if (tokens == 0) continue;
     if (tokens != planes.tokens) {
       planes.tokens = tokens;
-      encode_visible(
-          dim, reinterpret_cast<const std::uint16_t*>(v), tokens,
-          target(geometry, false, b.v, part.data() + planes_of(geometry, true, b.k).total()));
+      encode_visible(dim, reinterpret_cast<const std::uint16_t*>(v), tokens, random.of_v(),
+                     target(geometry, false, b.v, v_part(geometry, b, part.data())));
     }
     float score_add[kMaxTileTokens];
     for (std::uint32_t block = 0; queries.score_add != nullptr && block < tile / kGridTokens;
@@ -368,13 +385,13 @@ void PaperStage::attend_open_head(std::uint32_t layer, const std::byte* k, const
 
 // V of the first tokens; behind them the last is repeated, which moves no range.
 void PaperStage::encode_visible(std::size_t dim, const std::uint16_t* v, std::uint32_t tokens,
-                                const Target& out) const {
+                                const PaperRandom* random, const Target& out) const {
   alignas(64) std::array<std::uint16_t, kMaxTileTokens * kMaxHeadDim> padded;
   std::copy_n(v, tokens * dim, padded.begin());
   for (std::size_t t = tokens; t < options_.tile_tokens(); ++t) {
     std::copy_n(v + (tokens - 1) * dim, dim, padded.begin() + static_cast<std::ptrdiff_t>(t * dim));
   }
-  encode_v(dim, padded.data(), tokens, nullptr, out);
+  encode_v(dim, padded.data(), tokens, random, out);
 }
 
 }  // namespace
@@ -400,10 +417,6 @@ Result<Stage> make_paper_stage(const SpecStage& spec) {
   KVF_ASSIGN_OR_RETURN(options.seed, arguments.number("seed", kMaxSeed, 0));
   if (!options.stochastic && arguments.position("seed") != 0) {
     return spec_error(arguments.position("seed"), "rounding=stochastic beside \"seed\"");
-  }
-  if (!options.dense_open && (options.stochastic || options.first_8_bits)) {
-    return spec_error(arguments.position("rqe"),
-                      "\"rqe=on\": without it, rounding is nearest and the first tile as the rest");
   }
   return Stage(std::make_shared<PaperStage>(options));
 }

@@ -254,13 +254,14 @@ void PipelineCodec::reconstruct(const KvGeometry& geometry, std::span<const std:
   widen(traits().open_dtype, part + n * bytes_of(traits().open_dtype), n, v);
 }
 
-void PipelineCodec::attend_open(const KvGeometry& geometry, std::uint32_t layer,
-                                const OpenTile& tile, std::uint32_t kv_head,
+void PipelineCodec::attend_open(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                                const OpenTile& open, std::uint32_t kv_head,
                                 const QueryRows& queries, const std::uint32_t* visible,
                                 kernels::AttentionStates states) const {
   const std::size_t head =
       std::size_t{kv_head} * tile_tokens() * geometry.head_dim * bytes_of(traits().open_dtype);
-  storage_->attend_open_head(layer, tile.k + head, tile.v + head, queries, visible, states);
+  storage_->attend_open_head({layer, tile}, kv_head, open.k + head, open.v + head, queries, visible,
+                             states);
 }
 
 std::size_t PipelineCodec::wrap(const KvGeometry& geometry, std::span<const std::byte> segment,

@@ -38,9 +38,9 @@ class PipelineCodec final : public Codec {
               const QueryRows& queries, kernels::AttentionStates states) const override;
   void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
                    std::uint32_t kv_head, float* k, float* v) const override;
-  void attend_open(const KvGeometry& geometry, std::uint32_t layer, const OpenTile& tile,
-                   std::uint32_t kv_head, const QueryRows& queries, const std::uint32_t* visible,
-                   kernels::AttentionStates states) const override;
+  void attend_open(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
+                   const OpenTile& open, std::uint32_t kv_head, const QueryRows& queries,
+                   const std::uint32_t* visible, kernels::AttentionStates states) const override;
   void load_open(const KvGeometry& geometry, std::span<const std::byte> segment,
                  const OpenTile& out) const override;
   std::size_t wrap(const KvGeometry& geometry, std::span<const std::byte> segment,

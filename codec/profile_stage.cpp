@@ -166,10 +166,10 @@ class ProfileStage final : public StorageStage {
                         float* v) const override {
     of(id).reconstruct_head(geometry, id, part, k, v);
   }
-  void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
+  void attend_open_head(TileId id, std::uint32_t kv_head, const std::byte* k, const std::byte* v,
                         const QueryRows& queries, const std::uint32_t* visible,
                         kernels::AttentionStates states) const override {
-    profile_->of(layer)->attend_open_head(layer, k, v, queries, visible, states);
+    of(id).attend_open_head(id, kv_head, k, v, queries, visible, states);
   }
 
  private:

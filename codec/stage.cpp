@@ -31,7 +31,7 @@ void StorageStage::write_head(const KvGeometry& geometry, TileId id, const std::
   kernels::byte_kernels().to_finite_bf16(v_values, n, v);
 }
 
-void StorageStage::attend_open_head(std::uint32_t, const std::byte* k, const std::byte* v,
+void StorageStage::attend_open_head(TileId, std::uint32_t, const std::byte* k, const std::byte* v,
                                     const QueryRows& queries, const std::uint32_t* visible,
                                     kernels::AttentionStates states) const {
   const CodecTraits t = traits();

@@ -101,8 +101,9 @@ class StorageStage {
   virtual bool attends_bf16() const { return false; }
   // Codec::attend_open of one head: k, v [tile_tokens][head_dim] of the open dtype. Dense unless
   // the storage codes its own tile too.
-  virtual void attend_open_head(std::uint32_t layer, const std::byte* k, const std::byte* v,
-                                const QueryRows& queries, const std::uint32_t* visible,
+  virtual void attend_open_head(TileId id, std::uint32_t kv_head, const std::byte* k,
+                                const std::byte* v, const QueryRows& queries,
+                                const std::uint32_t* visible,
                                 kernels::AttentionStates states) const;
   // The digest of an artefact without which nothing but text() works (codec/artifacts.h), or empty.
   virtual std::string missing_artifact() const { return ""; }

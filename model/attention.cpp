@@ -251,7 +251,7 @@ void Attention::attend_cell(const Call& call, const Task& task, std::uint32_t ce
   if (task.block.cells != cell + 1) return;
   const codec::OpenTile own = call.step.dense_tile(*task.part, call.layer, task.block.tile);
   for (std::uint32_t h = 0; h < task.heads; ++h) {
-    kv.codec->attend_open(kv.geometry, call.layer, own, task.head0 + h,
+    kv.codec->attend_open(kv.geometry, call.layer, task.block.tile, own, task.head0 + h,
                           queries_of(call, task, task.block.tile, h, scratch),
                           scratch.visible.data(), state_of(h));
   }

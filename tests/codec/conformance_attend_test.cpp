@@ -139,7 +139,7 @@ struct Rows {
     rows.score_add = add.data();
     codec.attend(g, later, 1, rows, states.view());
     auto values = tile;
-    codec.attend_open(g, 0, values.open(), 1, rows, visible.data() + first_row, states.view());
+    codec.attend_open(g, 0, 6, values.open(), 1, rows, visible.data() + first_row, states.view());
     return states;
   }
 

@@ -300,7 +300,8 @@ TEST_P(EveryCodec, StaysFiniteOnExtremes) {
         for (int twice = 0; twice < 2; ++twice) {
           codec_->attend(g, segment, 0, {queries.data(), kRows}, states.view());
         }
-        codec_->attend_open(g, 0, tile.open(), 0, {queries.data(), kRows}, nullptr, states.view());
+        codec_->attend_open(g, 1, number, tile.open(), 0, {queries.data(), kRows}, nullptr,
+                            states.view());
         expect_finite(states.m, "m");
         expect_finite(states.l, "l");
         expect_finite(states.normalized(), "output");

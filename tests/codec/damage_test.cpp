@@ -50,7 +50,8 @@ void expect_harmless(const Codec& codec, const KvGeometry& g, const Place& at,
   } else {
     TileValues tile{std::vector<std::uint16_t>(k.size()), std::vector<std::uint16_t>(k.size())};
     codec.load_open(g, segment, tile.open());
-    codec.attend_open(g, 0, tile.open(), 0, {queries.data(), 1}, &at.tokens, states.view());
+    codec.attend_open(g, at.layer, at.tile, tile.open(), 0, {queries.data(), 1}, &at.tokens,
+                      states.view());
   }
   const auto output = states.normalized();
   ASSERT_TRUE(std::none_of(output.begin(), output.end(), is_nan));

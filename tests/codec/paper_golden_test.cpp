@@ -303,7 +303,7 @@ TEST_F(PaperGolden, OpenTileIsCodedWithoutRequantizationElimination) {
       const World world(g);
       State state(g.rows, g.head_dim);
       const std::vector<std::uint32_t> visible(g.rows, g.tokens);
-      world.codec->attend_open(world.geometry, 0, world.open, g.kv_head,
+      world.codec->attend_open(world.geometry, g.layer, g.tile, world.open, g.kv_head,
                                {world.queries.data(), g.rows}, visible.data(), state.view());
       expect_output(g, state);
       ++checked;
