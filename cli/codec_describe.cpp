@@ -18,7 +18,8 @@ namespace json = boost::json;
 // "layers=32,kv_heads=8,head_dim=128", in any order.
 Result<codec::KvGeometry> parse_shape(std::string_view text) {
   codec::KvGeometry geometry;
-  const Status wrong = invalid_argument("the model shape \"" + std::string(text) +
+  const std::string shape(text);
+  const Status wrong = invalid_argument("the model shape \"" + shape +
                                         "\" is not of the form layers=N,kv_heads=N,head_dim=N");
   while (!text.empty()) {
     const std::string_view part = text.substr(0, text.find(','));
@@ -29,16 +30,18 @@ Result<codec::KvGeometry> parse_shape(std::string_view text) {
     std::uint32_t value = 0;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
     if (error != std::errc() || end != digits.data() + digits.size()) return wrong;
-    if (key == "layers") {
-      geometry.layers = value;
-    } else if (key == "kv_heads") {
-      geometry.kv_heads = geometry.q_heads = value;
-    } else if (key == "head_dim") {
-      geometry.head_dim = value;
-    } else {
-      return wrong;
+    std::uint32_t* const field = key == "layers"     ? &geometry.layers
+                                 : key == "kv_heads" ? &geometry.kv_heads
+                                 : key == "head_dim" ? &geometry.head_dim
+                                                     : nullptr;
+    if (field == nullptr) return wrong;
+    if (*field != 0) {
+      return invalid_argument("the model shape \"" + shape + "\" has " + std::string(key) +
+                              " twice");
     }
+    *field = value;
   }
+  geometry.q_heads = geometry.kv_heads;
   if (geometry.layers == 0 || geometry.kv_heads == 0 || geometry.head_dim == 0) return wrong;
   return geometry;
 }

@@ -87,17 +87,19 @@ Result<std::size_t> wire_bytes(std::span<const std::byte> wire) {
 }
 
 PipelineCodec::PipelineCodec(std::vector<DomainPtr> domain, StoragePtr storage, WirePtr wire,
-                             std::string missing_artifact)
+                             MissingArtifact missing)
     : Codec(joined_traits(*storage, wire.get()), joined_text(domain, *storage, wire.get())),
       domain_(std::move(domain)),
       storage_(std::move(storage)),
-      missing_artifact_(std::move(missing_artifact)),
+      missing_(std::move(missing)),
       wire_(std::move(wire)) {}
 
 Status PipelineCodec::supports(const KvGeometry& geometry) const {
   KVF_RETURN_IF_ERROR(check_geometry(geometry));
-  if (!missing_artifact_.empty()) {
-    return unavailable("the artefact " + missing_artifact_ + " is not here");
+  if (!missing_.digest.empty()) {
+    return unavailable("codec spec, character " + std::to_string(missing_.position) +
+                       ": the artefact " + missing_.digest +
+                       " is not here; name its file, or let a gateway that has it send it");
   }
   for (const auto& stage : domain_) KVF_RETURN_IF_ERROR(stage->supports(geometry));
   KVF_RETURN_IF_ERROR(storage_->supports(geometry));

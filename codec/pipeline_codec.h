@@ -15,12 +15,18 @@
 
 namespace kvferry::codec {
 
+// What a spec names and this process lacks, and where: its digest, empty when nothing is missing.
+struct MissingArtifact {
+  std::string digest;
+  std::size_t position = 0;
+};
+
 class PipelineCodec final : public Codec {
  public:
   PipelineCodec(std::vector<DomainPtr> domain, StoragePtr storage, WirePtr wire,
-                std::string missing_artifact);
+                MissingArtifact missing);
 
-  std::string missing_artifact() const override { return missing_artifact_; }
+  std::string missing_artifact() const override { return missing_.digest; }
   std::string layer_spec(std::uint32_t layer) const override { return storage_->layer_text(layer); }
   Status supports(const KvGeometry& geometry) const override;
   void to_domain_q(float* x, std::size_t heads, std::size_t head_dim) const override;
@@ -60,7 +66,7 @@ class PipelineCodec final : public Codec {
 
   std::vector<DomainPtr> domain_;
   StoragePtr storage_;
-  std::string missing_artifact_;
+  MissingArtifact missing_;
   WirePtr wire_;  // null: segments go as they are
 };
 

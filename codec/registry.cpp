@@ -52,7 +52,8 @@ class Composer {
         return add_adapter(spec, std::get<Adapter>(std::move(made)));
       case StageKind::kStorage:
         storage_ = std::get<StoragePtr>(std::move(made));
-        missing_artifact_ = storage_->missing_artifact();
+        missing_ = {storage_->missing_artifact(),
+                    spec.arguments.empty() ? spec.position : spec.arguments[0].value_position};
         // The adapter that stands next to the storage comes first.
         for (auto adapter = adapters_.rbegin(); adapter != adapters_.rend(); ++adapter) {
           KVF_ASSIGN_OR_RETURN(storage_, (*adapter)(std::move(storage_)));
@@ -80,7 +81,7 @@ class Composer {
       return spec_error(end, "\"| raw\" or \"| hack(...)\": something must store the KV");
     }
     return std::shared_ptr<const PipelineCodec>(std::make_shared<PipelineCodec>(
-        std::move(domain_), std::move(storage_), std::move(wire_), missing_artifact_));
+        std::move(domain_), std::move(storage_), std::move(wire_), std::move(missing_)));
   }
 
  private:
@@ -95,7 +96,9 @@ class Composer {
     if (storage_ == nullptr && kind == StageKind::kWire) {
       return spec_error(spec.position, "a storage stage such as raw before " + spec.name);
     }
-    if (kind < last_) {
+    // What a preset has of domain stages comes before the adapters that it is written behind.
+    const bool of_preset = in_preset_ && kind == StageKind::kDomain;
+    if (kind < last_ && !of_preset) {
       return spec_error(spec.position, "a stage of another kind: " + spec.name + " is a " +
                                            std::string(stage_kind_name(kind)) +
                                            " stage, which come before " +
@@ -139,6 +142,7 @@ class Composer {
   Status add_preset(const SpecStage& spec, const StageEntry& entry) {
     KVF_ASSIGN_OR_RETURN(const std::string text, entry.expand(spec));
     KVF_ASSIGN_OR_RETURN(std::vector<SpecStage> stages, parse_spec(text));
+    in_preset_ = true;
     for (SpecStage& stage : stages) {
       stage.position = spec.position;
       for (SpecArgument& argument : stage.arguments) {
@@ -146,16 +150,18 @@ class Composer {
       }
       KVF_RETURN_IF_ERROR(add(stage));
     }
+    in_preset_ = false;
     return ok_status();
   }
 
   SpecFiles files_;
+  bool in_preset_ = false;   // what is added comes from one
   bool takes_file_ = false;  // has a stage that may name one
   std::vector<DomainPtr> domain_;
   std::vector<std::string> adapter_names_;
   std::vector<Adapter> adapters_;
   StoragePtr storage_;
-  std::string missing_artifact_;
+  MissingArtifact missing_;
   WirePtr wire_;
   StageKind last_ = StageKind::kDomain;
 };
@@ -220,7 +226,7 @@ Result<std::shared_ptr<const Codec>> make_codec(std::string_view spec, SpecFiles
 
 std::shared_ptr<const Codec> make_exact_codec() {
   return std::make_shared<PipelineCodec>(std::vector<DomainPtr>{}, make_exact_storage(), nullptr,
-                                         "");
+                                         MissingArtifact{});
 }
 
 }  // namespace kvferry::codec

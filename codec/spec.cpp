@@ -48,23 +48,42 @@ class Parser {
     skip_blanks();
     SpecArgument argument;
     argument.position = argument.value_position = position();
-    std::string first = take(is_value);
-    if (first.empty()) return spec_error(position(), "an argument such as key=value");
+    const bool quoted = !at_end() && text_[at_] == '"';
+    KVF_ASSIGN_OR_RETURN(std::string first, value());
+    if (first.empty()) return spec_error(argument.position, "an argument such as key=value");
     if (!accept('=')) {
       argument.value = std::move(first);
       return argument;
     }
-    if (!is_letter(first[0]) || !std::all_of(first.begin(), first.end(), is_name)) {
+    if (quoted || !is_letter(first[0]) || !std::all_of(first.begin(), first.end(), is_name)) {
       return spec_error(argument.position, "a key of letters, digits and \"_\" before \"=\"");
     }
     argument.key = std::move(first);
     skip_blanks();
     argument.value_position = position();
-    argument.value = take(is_value);
+    KVF_ASSIGN_OR_RETURN(argument.value, value());
     if (argument.value.empty()) {
-      return spec_error(position(), "a value for \"" + argument.key + "\"");
+      return spec_error(argument.value_position, "a value for \"" + argument.key + "\"");
     }
     return argument;
+  }
+
+  // Empty where there is none.
+  Result<std::string> value() {
+    if (at_end() || text_[at_] != '"') return take(is_value);
+    std::string value;
+    for (++at_; !at_end() && text_[at_] != '"'; ++at_) {
+      if (text_[at_] == '\\') {
+        ++at_;
+        if (at_end() || (text_[at_] != '"' && text_[at_] != '\\')) {
+          return spec_error(position(), "\" or \\ behind \\");
+        }
+      }
+      value += text_[at_];
+    }
+    if (at_end()) return spec_error(position(), "\" behind the value");
+    ++at_;
+    return value;
   }
 
   template <class Predicate>

@@ -3,7 +3,8 @@
 //   stage     = name [ "(" [ argument { "," argument } ] ")" ]
 //   argument  = [ key "=" ] value
 //   name, key = a letter or "_", then letters, digits, "_"
-//   value     = one or more of letters, digits and "_.-+/"
+//   value     = one or more of letters, digits and "_.-+/", or anything between two '"', where \"
+//               and \\ stand for '"' and '\'
 // Blanks may stand between any two of these. At most kMaxSpecBytes. Positions count characters
 // from 1. docs/codecs.md describes the stages.
 //

@@ -13,7 +13,9 @@
 namespace kvferry::codec {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr KvGeometry kGeometry{4, 2, 4, 64};
 constexpr const char* kContent =
@@ -93,10 +95,15 @@ TEST(Profile, WrongFiles) {
   EXPECT_THAT(why_not("0: hack(k=9,v=2)\n"), HasSubstr("1"));
   EXPECT_THAT(why_not("first: raw\n"), HasSubstr("a range such as 3-7"));
   EXPECT_THAT(why_not("7-3: raw\n"), HasSubstr("a range such as 3-7"));
-  EXPECT_THAT(why_not("99999: raw\n"), HasSubstr("a range such as 3-7"));
+  EXPECT_THAT(why_not("0-9999: raw\n"), HasSubstr("from 0 to 4095"));
   EXPECT_THAT(why_not("0-3: raw\n2: hack\n"), HasSubstr("layer 2 once more"));
-  EXPECT_THAT(why_not("0: {nbits_key: 4}\n"), HasSubstr("nbits_value"));
-  EXPECT_THAT(why_not("0: {nbits_key: 9, nbits_value: 2}\n"), HasSubstr("nbits_key"));
+  // One error for one mistake: no spec is made of what is missing or wrong.
+  const auto alone = [](const char* error) {
+    return AllOf(HasSubstr(error), Not(HasSubstr("; ")), Not(HasSubstr("codec spec")));
+  };
+  EXPECT_THAT(why_not("0: {nbits_key: 4}\n"), alone("0: needs nbits_key and nbits_value"));
+  EXPECT_THAT(why_not("0: {nbits_key: 9, nbits_value: 2}\n"), alone("nbits_key"));
+  EXPECT_THAT(why_not("0: [raw]\n"), alone("0"));
   EXPECT_THAT(why_not("0: hadamard | hack\n"), HasSubstr("is not one storage stage"));
   EXPECT_THAT(why_not("0: profile(" + artifact_digest("") + ")\n"),
               HasSubstr("is not one storage stage"));
@@ -142,6 +149,7 @@ TEST(Profile, WaitsForItsFile) {
   EXPECT_EQ(set->specs()[1], spec);
   EXPECT_THAT(set->missing_artifacts(), ::testing::ElementsAre(artifact_digest(content)));
   EXPECT_EQ(set->codecs()[1]->supports(kGeometry).code(), Code::kUnavailable);
+  EXPECT_THAT(set->codecs()[1]->supports(kGeometry).message(), HasSubstr("character 9: the arte"));
   EXPECT_EQ(set->find(spec).status().code(), Code::kUnavailable);
   ASSERT_TRUE(add_artifact(content).ok());
   EXPECT_TRUE(set->missing_artifacts().empty());
@@ -149,6 +157,20 @@ TEST(Profile, WaitsForItsFile) {
   ASSERT_TRUE(codec.ok());
   EXPECT_TRUE((*codec)->supports(kGeometry).ok());
   EXPECT_EQ((*codec)->id(), set->codecs()[1]->id());
+}
+
+// Names with blanks and quotes stand between quotes.
+TEST(Profile, FilesOfAnyName) {
+  const std::string path =
+      (std::filesystem::temp_directory_path() / "kvferry, \"my\" \\ profile)").string();
+  std::ofstream(path) << kContent;
+  std::string quoted;
+  for (const char c : path)
+    quoted += c == '"' || c == '\\' ? std::string("\\") + c : std::string(1, c);
+  const auto codec = make_codec("hadamard | profile( \"" + quoted + "\" ) | rans");
+  ASSERT_TRUE(codec.ok()) << codec.status().to_string();
+  EXPECT_EQ((*codec)->spec(), "hadamard | profile(" + artifact_digest(kContent) + ") | rans");
+  std::filesystem::remove(path);
 }
 
 TEST(Artifacts, Limits) {

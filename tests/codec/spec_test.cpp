@@ -48,6 +48,10 @@ TEST(Spec, EqualMeaningHasEqualText) {
             "hadamard | hack(k=4,v=2,range=minmax,group=128,balance=dual,first_bits=16)");
   EXPECT_EQ(spec_of("kvarn(k=2,v=2,group=64)"),
             "hadamard | hack(k=2,v=2,range=minmax,tile=128,balance=dual,first_bits=16)");
+  EXPECT_EQ(spec_of("dequantize | kvarn"),
+            "hadamard | dequantize | hack(k=4,v=2,range=minmax,group=128,balance=dual,"
+            "first_bits=16)");
+  EXPECT_EQ(spec_of("hack(k=\"2\",v = \"2\")"), "hack(k=2,v=2)");
   EXPECT_EQ(spec_of("fp8"), "fp8(e4m3)");
   EXPECT_EQ(spec_of("fp8( e5m2 )"), "fp8(e5m2)");
   EXPECT_EQ(spec_of("int8()"), "int8");
@@ -153,7 +157,14 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
       {"kivi(range=lsq)", 6, "k, v, group or residual"},
       {"raw | kivi", 7, "the end or a wire stage"},
       {"hadamard | kvarn", 12, "there already"},
-      {"dequantize | kvarn", 14, "which come before adapter stages"},
+      {"hadamard | dequantize | kvarn", 25, "there already"},
+      {"dequantize | kvarn | hadamard", 22, "the end or a wire stage"},
+      {"profile(\"a b)", 14, "\" behind the value"},
+      {"profile(\"a\\b\")", 12, "\" or \\ behind \\"},
+      {"profile(\"a\\", 12, "\" or \\ behind \\"},
+      {"fp8(\"\")", 5, "an argument such as key=value"},
+      {"hack(\"k\"=4)", 6, "a key"},
+      {"hack(k=\"4\"4)", 11, "\",\" or \")\""},
       {"mean(of=q) | raw", 9, "kv, k or v for \"of\""},
       {"mean | mean(of=k) | raw", 8, "there already"},
       {"fp8(e3m4)", 5, "expected e4m3 or e5m2"},

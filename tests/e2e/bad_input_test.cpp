@@ -126,6 +126,17 @@ TEST(Arguments, UnknownCodecNamesThePosition) {
   EXPECT_THAT(outcome.output, HasSubstr("hack"));
 }
 
+TEST(Arguments, AShapeSaysEachNumberOnce) {
+  const auto describe = [](const std::string& shape) {
+    return run({"codec", "describe", "raw", "--model-shape", shape});
+  };
+  EXPECT_EQ(describe("head_dim=64,layers=2,kv_heads=2").status, 0);
+  const Outcome twice = describe("layers=2,kv_heads=2,head_dim=64,layers=3");
+  EXPECT_NE(twice.status, 0);
+  EXPECT_THAT(twice.output, HasSubstr("has layers twice"));
+  EXPECT_NE(describe("layers=2,kv_heads=2").status, 0);
+}
+
 TEST(Arguments, WrongUsageIsStatusTwo) {
   EXPECT_EQ(run({"generate"}).status, 2);
   EXPECT_EQ(run({"frobnicate"}).status, 2);
