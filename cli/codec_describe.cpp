@@ -56,6 +56,7 @@ std::vector<std::pair<std::string_view, std::uint64_t>> parts(const codec::ByteB
   parts.emplace_back("first_tile_extra", bytes.first_tile_extra);
   parts.emplace_back("open_tile", bytes.open_tile);
   parts.emplace_back("frame_headers", bytes.frame_headers);
+  parts.emplace_back("control_frames", bytes.control_frames);
   return parts;
 }
 
@@ -87,8 +88,10 @@ void print(const codec::CodecDescription& description) {
     fmt::print("on the wire at most the bytes below; how many fewer depends on the values\n");
   }
   for (const codec::CostPoint& point : description.points) {
-    fmt::print("\n{} tokens: {:.4f} bits per value, all bytes counted; {:.4f} on closed tiles\n",
-               point.tokens, point.bits_per_value, point.closed_bits_per_value);
+    fmt::print(
+        "\n{} tokens: {:.4f} bits per value, all bytes counted; {:.4f} on closed tiles, "
+        "without headers\n",
+        point.tokens, point.bits_per_value, point.closed_bits_per_value);
     for (const auto& [name, count] : parts(point.bytes)) {
       if (count == 0) continue;
       fmt::print("  {:<18} {:>14} bytes  {:7.4f} bits\n", name, count,

@@ -1,5 +1,7 @@
 #include "decode/decode_messages.h"
 
+#include "codec/describe.h"
+
 namespace kvferry::decode {
 namespace {
 
@@ -36,9 +38,7 @@ void fill_usage(const DecodeRequest& request, proto::KvUsage& usage) {
   usage.set_raw_bytes(static_cast<std::uint64_t>(values) * 2);
   usage.set_sent_bytes(request.stats.wire_bytes);
   usage.set_bits_per_value(static_cast<double>(bytes) * 8 / values);
-  usage.set_closed_bits_per_value(
-      static_cast<double>(layout.block_bytes(1)) * 8 /
-      (static_cast<double>(geometry.values_per_token()) * codec.tile_tokens()));
+  usage.set_closed_bits_per_value(codec::closed_bits_per_value(codec, geometry));
   usage.set_queue_ms(ms(request.stats.prefill.queue_ns));
   usage.set_prefill_ms(ms(request.stats.prefill.prefill_ns));
   usage.set_encode_ms(ms(request.stats.prefill.encode_ns));

@@ -12,8 +12,8 @@ namespace {
 constexpr KvGeometry kLlama8b{32, 8, 32, 128};
 
 CodecDescription describe(std::string_view spec, const std::vector<std::uint32_t>& tokens,
-                          const FrameCost& frames = {}) {
-  auto description = describe_codec(spec, kLlama8b, tokens, frames);
+                          const TransferCost& cost = {}) {
+  auto description = describe_codec(spec, kLlama8b, tokens, cost);
   EXPECT_TRUE(description.ok()) << description.status().to_string();
   return std::move(description).value();
 }
@@ -52,32 +52,38 @@ TEST(Describe, EveryByteIsCounted) {
         segments += codec->segment_bytes(kLlama8b, 0, first / kGridTokens,
                                          std::min(kGridTokens, tokens - first));
       }
-      EXPECT_EQ(point.bytes.total() - point.bytes.frame_headers, kLlama8b.layers * segments)
+      EXPECT_EQ(point.bytes.total() - point.bytes.frame_headers - point.bytes.control_frames,
+                kLlama8b.layers * segments)
           << spec << " " << tokens;
       EXPECT_EQ(point.values, std::uint64_t{tokens} * 2 * 32 * 8 * 128);
     }
   }
 }
 
-// A frame holds whole segments of one layer.
+// A frame holds whole segments of one layer that closed in one chunk.
 TEST(Describe, Frames) {
   const std::size_t segment = (*make_codec("raw"))->segment_bytes(kLlama8b, 0, 1, kGridTokens);
-  const auto headers = [&](std::uint32_t tiles, std::size_t payload) {
-    const FrameCost frames{100, payload};
-    return describe("raw", {64 * tiles}, frames).points[0].bytes.frame_headers / (100 * 32);
+  const auto frames = [&](std::uint32_t tokens, std::size_t payload, std::uint32_t chunk = 4096) {
+    const auto bytes = describe("raw", {tokens}, {100, payload, chunk, 7}).points[0].bytes;
+    EXPECT_EQ(bytes.control_frames, bytes.frame_headers + 7 + 3);  // the spec's length
+    return bytes.frame_headers / (100 * 32);
   };
-  EXPECT_EQ(headers(1, segment), 1u);
-  EXPECT_EQ(headers(4, 2 * segment), 2u);
-  EXPECT_EQ(headers(5, 2 * segment + 1), 3u);
-  EXPECT_EQ(headers(5, 100 * segment), 1u);
-  EXPECT_EQ(headers(2, segment - 1), 4u);  // one that does not fit is cut
+  EXPECT_EQ(frames(64, segment), 1u);
+  EXPECT_EQ(frames(4 * 64, 2 * segment), 2u);
+  EXPECT_EQ(frames(5 * 64, 2 * segment + 1), 3u);
+  EXPECT_EQ(frames(5 * 64, 100 * segment), 1u);
+  EXPECT_EQ(frames(2 * 64, segment - 1), 2u);  // one that does not fit goes alone
+  EXPECT_EQ(frames(63, 100 * segment), 1u);
+  EXPECT_EQ(frames(5 * 64 + 1, 100 * segment), 2u);  // the open tile goes alone
+  EXPECT_EQ(frames(16 * 64, 100 * segment, 512), 2u);
+  EXPECT_EQ(frames(16 * 64, 100 * segment, 100), 11u);  // the chunks in which a tile closes
 }
 
 TEST(Describe, Errors) {
   EXPECT_EQ(describe_codec("hak", kLlama8b, {64}).status().code(), Code::kInvalidArgument);
   EXPECT_EQ(describe_codec("raw", kLlama8b, {0}).status().code(), Code::kInvalidArgument);
   EXPECT_EQ(describe_codec("hack", {32, 8, 32, 80}, {64}).status().code(), Code::kUnsupported);
-  EXPECT_EQ(describe_codec("raw", kLlama8b, {64}, {128, 0}).status().code(),
+  EXPECT_EQ(describe_codec("raw", kLlama8b, {64}, {128, 1 << 20, 0}).status().code(),
             Code::kInvalidArgument);
 }
 

@@ -1,5 +1,6 @@
 // The two engines joined by the loopback transport, against a plain loop over the model.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -12,6 +13,7 @@
 #include "base/hash.h"
 #include "cli/in_process.h"
 #include "cluster/messages.h"
+#include "codec/describe.h"
 #include "model/choice_sampler.h"
 
 namespace kvferry {
@@ -170,6 +172,27 @@ TEST_F(Engines, AnswerAsAPlainLoopOverTheModel) {
     }
   }
   expect_idle_pools();
+}
+
+// `codec describe` says what is sent, to the byte, and the same bits on closed tiles. The receiver
+// may say first that the sender has to wait: one GRANT of 132 bytes more.
+TEST_F(Engines, WhatIsDescribedIsSent) {
+  start();
+  std::uint64_t id = 7000;
+  for (const char* spec : {"raw", "hadamard | hack(k=2,v=2)"}) {
+    for (const std::uint32_t tokens : {64u, 700u, 1024u}) {
+      proto::Plan asked = plan(prompt(9, tokens), spec);
+      asked.set_transfer_id(++id);
+      const auto answer = cluster_->answer(asked, true);
+      ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+      const auto described = codec::describe_codec(spec, model_->config().kv_geometry(), {tokens});
+      ASSERT_TRUE(described.ok()) << described.status().to_string();
+      const codec::CostPoint& point = described->points[0];
+      EXPECT_THAT(answer->usage.sent_bytes() - point.bytes.total(), testing::AnyOf(0, 132))
+          << spec << ", " << tokens;
+      EXPECT_EQ(answer->usage.closed_bits_per_value(), point.closed_bits_per_value);
+    }
+  }
 }
 
 // The usage counts the bytes that were sent, so a wire stage shows in it.
