@@ -50,7 +50,7 @@ struct DenseKernels {
   // Attention of `rows` query rows over one tile of dense keys and values of one KV head, merged
   // into `states`. k, v: [kTileTokens][head_dim], bf16 or f32. Row r sees the first visible[r]
   // tokens (0..64; 0 leaves its state as it was); visible == nullptr means all 64. head_dim
-  // is 1..kMaxHeadDim; multiples of 32 are fast. Uses up to 128 KiB of stack. Tokens beyond
+  // is 1..kMaxHeadDim; multiples of 32 are fast. Uses up to 136 KiB of stack. Tokens beyond
   // visible[r] are not used (they may hold anything finite). Scores and p in f32; p is taken
   // against this tile's own maximum, then the tile's state is merged. Finite for finite queries,
   // keys and values: scores are held to +-2^126, sums of values to the largest f32.

@@ -18,7 +18,7 @@ class Asking {
   Asking(const Ahead& ahead, std::size_t steps)
       : at_(reinterpret_cast<const char*>(ahead.data)),
         end_(at_ + ahead.bytes),
-        bytes_((ahead.bytes / steps + kLine) / kLine * kLine) {}
+        bytes_((ahead.bytes + steps * kLine - 1) / (steps * kLine) * kLine) {}
   inline __attribute__((always_inline)) void step() {
     for (std::size_t i = 0; i < bytes_ && at_ < end_; i += kLine, at_ += kLine) {
       _mm_prefetch(at_, _MM_HINT_T1);
