@@ -323,7 +323,7 @@ std::string to_text(const CodecMeasureReport& r) {
   if (r.answers > 0) {
     text += fmt::format(", {:.3f} of {} answers exact", r.raw_exact_answers, r.answers);
   }
-  text += "\n\n  bits  closed        KL        +-   top-1  perplexity";
+  text += "\n\n  bits  closed         KL         +-   top-1  perplexity";
   if (r.answers > 0) text += "   exact";
   text += "  K scores     V out  codec\n";
   for (const CodecQuality& codec : r.codecs) {
@@ -332,7 +332,7 @@ std::string to_text(const CodecMeasureReport& r) {
       k += layer.k_score_error / static_cast<double>(codec.layers.size());
       v += layer.v_output_error / static_cast<double>(codec.layers.size());
     }
-    text += fmt::format("{:6.3f} {:7.3f} {:9.5f} {:9.5f} {:7.4f} {:11.4f}", codec.bits_per_value,
+    text += fmt::format("{:6.3f} {:7.3f} {:10.3e} {:10.3e} {:7.4f} {:11.4f}", codec.bits_per_value,
                         codec.closed_bits_per_value, codec.kl, codec.kl_standard_error,
                         codec.top1_agreement, codec.perplexity);
     if (r.answers > 0) text += fmt::format(" {:7.3f}", codec.exact_answers);

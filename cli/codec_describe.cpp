@@ -1,4 +1,4 @@
-// `kvferry codec list` and `kvferry codec describe`.
+// `kvferry codec describe`.
 
 #include <fmt/format.h>
 
@@ -75,7 +75,6 @@ json::object to_json(const codec::CodecDescription& description) {
   return {{"id", fmt::format("{:016x}", description.id)},
           {"spec", description.spec},
           {"lossless", description.traits.lossless},
-          {"attendable", description.traits.attendable},
           {"tile_tokens", description.traits.tile_tokens},
           {"wire_form", description.traits.wraps ? "wrapped" : "plain"},
           {"points", points}};
@@ -116,19 +115,6 @@ Status describe(const DescribeOptions& options) {
 
 int run_codec_describe(const DescribeOptions& options) {
   return report("codec describe", describe(options));
-}
-
-int run_codec_list() {
-  for (const codec::StageEntry& stage : codec::list_stages()) {
-    fmt::print("{:<8} {}\n         {}\n", codec::stage_kind_name(stage.kind), stage.usage,
-               stage.summary);
-  }
-  fmt::print(
-      "\nA codec is stages joined by |: domain stages, adapters, one storage, a wire stage. A "
-      "preset\n"
-      "stands for others. For example \"{}\", the default.\n",
-      codec::kDefaultSpec);
-  return kExitOk;
 }
 
 }  // namespace kvferry::cli

@@ -57,7 +57,7 @@ struct DescribeOptions {
   bool json = false;
 };
 int run_codec_describe(const DescribeOptions& options);
-int run_codec_list();
+int run_codec_list(bool as_json);
 
 struct MeasureOptions {
   EngineOptions engine;

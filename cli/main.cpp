@@ -336,8 +336,12 @@ int main(int argc, char** argv) {
   add(codec, "describe", add_describe(codec, describe));
   add(codec, "measure", add_measure(codec, measure));
   examples(codec, {"kvferry codec list", "kvferry codec describe 'hack(k=2,v=2)'"});
-  examples(codec->add_subcommand("list", "The stages that exist"), {"kvferry codec list"});
-  add(codec, "list", [] { return run_codec_list(); });
+  bool list_as_json = false;
+  CLI::App* list =
+      codec->add_subcommand("list", "The stages that exist, and what they may be told");
+  list->add_flag("--json", list_as_json, "Print one JSON object");
+  examples(list, {"kvferry codec list", "kvferry codec list --json"});
+  add(codec, "list", [&list_as_json] { return run_codec_list(list_as_json); });
   CLI::App* bench = app.add_subcommand("bench", "Measurements, each beside its ceiling");
   bench->require_subcommand(1);
   examples(bench, {"kvferry bench prefill --model random:llama-3.2-1b",

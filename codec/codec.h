@@ -36,12 +36,8 @@ using CodecId = std::uint64_t;
 enum class OpenDtype : std::uint8_t { kBf16 = 1, kF32 = 2 };
 inline std::size_t bytes_of(OpenDtype t) { return t == OpenDtype::kBf16 ? 2 : 4; }
 
-enum class Scope : std::uint8_t { kBlock, kLayer, kRequest };
-
 struct CodecTraits {
-  bool lossless = false;        // reconstruct gives back the open dtype's values exactly
-  bool attendable = true;       // attend works on segments; others must be reconstructed first
-  Scope scope = Scope::kBlock;  // how much of the KV encode must see at once
+  bool lossless = false;  // reconstruct gives back the open dtype's values exactly
   std::uint32_t tile_tokens = kGridTokens;  // a multiple of kGridTokens, at most kMaxTileTokens
   OpenDtype open_dtype = OpenDtype::kBf16;
   // K and V are worth less error without the biases of their projections. The caller then leaves

@@ -1,5 +1,8 @@
 #include "codec/stage.h"
 
+#include <algorithm>
+#include <charconv>
+
 #include "codec/dense.h"
 #include "kernels/byte_kernels.h"
 
@@ -14,6 +17,27 @@ std::string_view plane_name(PlaneKind kind) {
 std::string_view stage_kind_name(StageKind kind) {
   static constexpr std::string_view kNames[] = {"domain", "adapter", "storage", "wire", "preset"};
   return kNames[static_cast<std::size_t>(kind)];
+}
+
+std::vector<std::string> list_choices(const StageArgument& argument) {
+  const auto number = [](std::string_view text) {
+    int value = 0;
+    std::from_chars(text.data(), text.data() + text.size(), value);
+    return value;
+  };
+  std::vector<std::string> list;
+  const std::string_view choices = argument.choices;
+  if (const std::size_t dots = choices.find(".."); dots != std::string_view::npos) {
+    const int last = number(choices.substr(dots + 2));
+    for (int i = number(choices); i <= last; ++i) list.push_back(std::to_string(i));
+    return list;
+  }
+  for (std::size_t at = 0; at <= choices.size();) {
+    const std::size_t end = std::min(choices.find('|', at), choices.size());
+    list.emplace_back(choices.substr(at, end - at));
+    at = end + 1;
+  }
+  return list;
 }
 
 std::vector<Plane> dense_planes(std::size_t bytes, OpenDtype dtype) {

@@ -137,11 +137,26 @@ using Stage = std::variant<DomainPtr, Adapter, StoragePtr, WirePtr>;
 enum class StageKind : std::uint8_t { kDomain, kAdapter, kStorage, kWire, kPreset };
 std::string_view stage_kind_name(StageKind kind);  // "domain", ...
 
+// What a stage may be told.
+struct StageArgument {
+  std::string_view key;        // empty: a bare word
+  std::string_view choices;    // "32|64|128", "1..8", "N" for a number, "FILE" for its name
+  std::string_view otherwise;  // what it is when not given; empty: it must be
+};
+// "1..4" and "1|2|3|4" one by one.
+std::vector<std::string> list_choices(const StageArgument& argument);
+
+// A way to write a stage: the argument that it has in any case, or none, and those it may have.
+struct StageForm {
+  std::string_view fixed;
+  std::vector<StageArgument> arguments;
+};
+
 struct StageEntry {
   std::string_view name;
   StageKind kind = StageKind::kStorage;
-  std::string_view usage;    // "hack(k=1..8,v=1..8[,range=minmax|search|lsq]...)"
   std::string_view summary;  // one line
+  std::vector<StageForm> forms;
   Result<Stage> (*make)(const SpecStage& spec) = nullptr;
   // Presets: the spec that this one stands for.
   Result<std::string> (*expand)(const SpecStage& spec) = nullptr;

@@ -1,84 +1,38 @@
 #include "tests/codec/random_spec.h"
 
-#include <cstdlib>
 #include <string_view>
 
 namespace kvferry::codec {
 namespace {
 
-std::vector<std::string> split(std::string_view text, std::string_view by) {
-  std::vector<std::string> parts;
-  for (std::size_t at; (at = text.find(by)) != std::string_view::npos;) {
-    parts.emplace_back(text.substr(0, at));
-    text.remove_prefix(at + by.size());
-  }
-  parts.emplace_back(text);
-  return parts;
+std::vector<std::string> values_of(const StageArgument& argument) {
+  if (argument.choices == "N") return {"0", "7", "4294967295"};
+  return list_choices(argument);
 }
 
-std::vector<std::string> values_of(std::string_view alternatives) {
-  std::vector<std::string> values;
-  for (const std::string& one : split(alternatives, "|")) {
-    const auto range = split(one, "..");
-    if (one == "N") {
-      values.insert(values.end(), {"0", "7", "4294967295"});
-    } else if (range.size() == 2) {
-      for (int i = std::atoi(range[0].c_str()); i <= std::atoi(range[1].c_str()); ++i) {
-        values.push_back(std::to_string(i));
-      }
-    } else {
-      values.push_back(one);
-    }
-  }
-  return values;
-}
-
-StageForm form_of(std::string_view text) {
-  StageForm form;
-  form.name = text.substr(0, text.find_first_of("(["));
-  text.remove_prefix(form.name.size());
-  bool optional = false;
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find_first_of("()[],"), text.size());
-    if (end != 0) {
-      const auto item = split(text.substr(0, end), "=");
-      form.arguments.push_back({item.size() == 2 ? item[0] : "", values_of(item.back()), optional});
-    } else {
-      if (text[0] == '[' || text[0] == ']') optional = text[0] == '[';
-    }
-    text.remove_prefix(end == 0 ? 1 : end);
-  }
-  return form;
-}
-
-StageText draw(const StageForm& form) {
-  StageText text{form.name, {}};
-  for (const StageForm::Argument& argument : form.arguments) {
-    if (argument.optional && *rc::gen::arbitrary<bool>()) continue;
-    const std::string value = *rc::gen::elementOf(argument.values);
-    text.arguments.push_back(argument.key.empty() ? value : argument.key + "=" + value);
+StageText draw(const StageEntry& entry) {
+  StageText text{std::string(entry.name), {}};
+  const StageForm form = *rc::gen::elementOf(entry.forms);
+  if (!form.fixed.empty()) text.arguments.emplace_back(form.fixed);
+  for (const StageArgument& argument : form.arguments) {
+    if (!argument.otherwise.empty() && *rc::gen::arbitrary<bool>()) continue;
+    const std::string value = *rc::gen::elementOf(values_of(argument));
+    const std::string key(argument.key);
+    text.arguments.push_back(key.empty() ? value : key + "=" + value);
   }
   return text;
 }
 
 // Of one kind; `or_kind` counts as the same.
-std::vector<StageForm> forms_of_kind(StageKind kind, StageKind or_kind) {
-  std::vector<StageForm> forms;
+std::vector<StageEntry> entries_of_kind(StageKind kind, StageKind or_kind) {
+  std::vector<StageEntry> entries;
   for (const StageEntry& entry : list_stages()) {
-    if (entry.kind != kind && entry.kind != or_kind) continue;
-    const auto of_stage = stage_forms(entry.usage);
-    forms.insert(forms.end(), of_stage.begin(), of_stage.end());
+    if (entry.kind == kind || entry.kind == or_kind) entries.push_back(entry);
   }
-  return forms;
+  return entries;
 }
 
 }  // namespace
-
-std::vector<StageForm> stage_forms(std::string_view usage) {
-  std::vector<StageForm> forms;
-  for (const std::string& form : split(usage, " or ")) forms.push_back(form_of(form));
-  return forms;
-}
 
 std::string join_spec(const SpecText& spec, const std::string& blank) {
   std::string text;
@@ -97,17 +51,19 @@ rc::Gen<SpecText> random_spec() {
   return rc::gen::exec([] {
     SpecText spec;
     const auto perhaps = [&](StageKind kind) {
-      for (const StageForm& form : forms_of_kind(kind, kind)) {
-        if (*rc::gen::inRange(0, 4) == 0) spec.push_back(draw(form));
+      for (const StageEntry& entry : entries_of_kind(kind, kind)) {
+        if (*rc::gen::inRange(0, 4) == 0) spec.push_back(draw(entry));
       }
     };
     perhaps(StageKind::kDomain);
     perhaps(StageKind::kAdapter);
-    spec.push_back(
-        draw(*rc::gen::elementOf(forms_of_kind(StageKind::kStorage, StageKind::kPreset))));
-    const auto wire = forms_of_kind(StageKind::kWire, StageKind::kWire);
-    if (!wire.empty() && *rc::gen::arbitrary<bool>())
+    // hack has the most arguments, and two forms.
+    const auto storages = entries_of_kind(StageKind::kStorage, StageKind::kPreset);
+    spec.push_back(draw(*rc::gen::elementOf(storages)));
+    if (*rc::gen::arbitrary<bool>()) {
+      const auto wire = entries_of_kind(StageKind::kWire, StageKind::kWire);
       spec.push_back(draw(*rc::gen::elementOf(wire)));
+    }
     return spec;
   });
 }

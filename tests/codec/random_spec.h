@@ -1,5 +1,5 @@
-// Random specs for property tests, made out of the usage that each stage states in list_stages(): a
-// stage that is added is drawn from the day it is added.
+// Random specs for property tests, made out of the arguments that list_stages() states: a stage
+// that is added is drawn from the day it is added.
 //
 // Thread contract: plain values; generators as RapidCheck's.
 #pragma once
@@ -12,19 +12,6 @@
 #include "codec/stage.h"
 
 namespace kvferry::codec {
-
-// One way to write a stage: "int(k=1..8[,group=32|64])" has k with eight values and group with two.
-struct StageForm {
-  struct Argument {
-    std::string key;  // empty for bare values
-    std::vector<std::string> values;
-    bool optional = false;
-  };
-  std::string name;
-  std::vector<Argument> arguments;
-};
-// The forms of a usage, which " or " separates. `N` stands for any number, of which there are some.
-std::vector<StageForm> stage_forms(std::string_view usage);
 
 // A stage as text, part by part, so that the parts can be put together in another order.
 struct StageText {

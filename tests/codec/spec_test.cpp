@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
 
@@ -15,6 +16,7 @@ namespace kvferry::codec {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 std::string spec_of(std::string_view text) {
@@ -222,7 +224,34 @@ TEST(Spec, EveryListedStageCanBeMade) {
     const auto made = entry.make(SpecStage{std::string(entry.name), 1, {}});
     ASSERT_TRUE(made.ok()) << entry.name;
     EXPECT_EQ(made->index(), static_cast<std::size_t>(entry.kind)) << entry.name;
-    EXPECT_THAT(std::string(entry.usage), StartsWith(std::string(entry.name)));
+  }
+}
+
+// What a stage is said to be when an argument is not given is what it is, and each choice is one.
+TEST(Spec, ArgumentsAreAsListed) {
+  for (const StageEntry& entry : list_stages()) {
+    if (entry.takes_file || entry.kind == StageKind::kWire) continue;
+    const bool stores = entry.kind == StageKind::kStorage || entry.kind == StageKind::kPreset;
+    for (const StageForm& form : entry.forms) {
+      const auto with = [&](const std::string& argument) {
+        std::string arguments(form.fixed);
+        if (!argument.empty()) arguments += (arguments.empty() ? "" : ",") + argument;
+        return spec_of(std::string(entry.name) + "(" + arguments + ")" + (stores ? "" : " | hack"));
+      };
+      for (const StageArgument& argument : form.arguments) {
+        const std::string key(argument.key), equals = key.empty() ? "" : key + "=";
+        const auto choices = list_choices(argument);
+        const std::string otherwise(argument.otherwise);
+        if (std::find(choices.begin(), choices.end(), otherwise) != choices.end()) {
+          EXPECT_EQ(with(equals + otherwise), with("")) << entry.name << " " << equals << otherwise;
+        }
+        for (const std::string& choice : choices) {
+          if (choice == "N") continue;
+          EXPECT_THAT(with(equals + choice), Not(HasSubstr("expected")));
+        }
+        EXPECT_THAT(with(equals + "no-such"), HasSubstr("expected"));
+      }
+    }
   }
 }
 

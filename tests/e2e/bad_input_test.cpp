@@ -137,6 +137,13 @@ TEST(Arguments, AShapeSaysEachNumberOnce) {
   EXPECT_NE(describe("layers=2,kv_heads=2").status, 0);
 }
 
+TEST(Arguments, StagesAreListedForPeopleAndPrograms) {
+  EXPECT_THAT(run({"codec", "list"}).output, HasSubstr("of=kv|k|v"));
+  const Outcome listed = run({"codec", "list", "--json"});
+  EXPECT_EQ(listed.status, 0);
+  EXPECT_THAT(listed.output, HasSubstr(R"({"key":"of","choices":["kv","k","v"],"default":"kv"})"));
+}
+
 TEST(Arguments, WrongUsageIsStatusTwo) {
   EXPECT_EQ(run({"generate"}).status, 2);
   EXPECT_EQ(run({"frobnicate"}).status, 2);
