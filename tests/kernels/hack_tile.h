@@ -181,56 +181,84 @@ inline std::vector<float> make_queries(std::uint32_t rows, std::uint32_t dim, st
   return q;
 }
 
-// What attending one row to one tile must give, and how far from it any element may be.
+// Tokens as they are, after those of tiles: [tokens][head_dim].
+struct DenseTokens {
+  std::size_t tokens = 0;
+  std::vector<std::uint16_t> k, v;
+};
+
+// What attending one row to tiles, and then to dense tokens, must give, and how far from it any
+// element may be (docs/codecs.md, "Error bounds").
 struct TileAnswer {
   std::vector<double> output, bound;  // [head_dim], normalised
 };
-inline TileAnswer tile_answer(const Tile& tile, const float* q) {
+inline TileAnswer attention_answer(const std::vector<const Tile*>& tiles, const DenseTokens& dense,
+                                   std::size_t dim, const float* q) {
   constexpr double kFloatSlop = 4e-5;  // of the magnitudes summed
-  const std::size_t dim = tile.shape.dim;
-  double score[64] = {}, moved[64] = {}, weight[64], high[64], low[64];
-  for (std::size_t t = 0; t < 64; ++t) {
+  const std::size_t coded_tokens = 64 * tiles.size(), tokens = coded_tokens + dense.tokens;
+  std::vector<double> score(tokens), moved(tokens), weight(tokens), high(tokens), low(tokens);
+  for (std::size_t n = 0; n < coded_tokens; ++n) {
+    const Tile& tile = *tiles[n / 64];
+    const std::size_t t = n % 64;
     for (std::size_t g = 0; g < dim; g += 64) {
       double largest = 0.0, codes = 0.0;
       for (std::size_t d = g; d < g + 64; ++d) {
         const double coded = tile.k_scale_of(t, d) * tile.k_code(t, d);
-        score[t] += q[d] * (coded + tile.k_min_of(t, d));
-        moved[t] += kFloatSlop * std::fabs(q[d]) * (coded + std::fabs(tile.k_min_of(t, d)));
+        score[n] += q[d] * (coded + tile.k_min_of(t, d));
+        moved[n] += kFloatSlop * std::fabs(q[d]) * (coded + std::fabs(tile.k_min_of(t, d)));
         largest = std::max(largest, std::fabs(q[d]) * tile.k_scale_of(t, d));
         codes += tile.k_code(t, d);
       }
-      moved[t] += largest / 127.0 / 2.0 * codes;
+      moved[n] += largest / 127.0 / 2.0 * codes;
     }
   }
-  const double top = *std::max_element(score, score + 64);
-  double sum = 0.0, shift = 0.0;
-  for (std::size_t t = 0; t < 64; ++t) sum += weight[t] = std::exp(score[t] - top);
-  for (std::size_t t = 0; t < 64; ++t) {
-    weight[t] /= sum;
-    shift += weight[t] * std::exp(moved[t]);
+  for (std::size_t t = 0; t < dense.tokens; ++t) {
+    for (std::size_t d = 0; d < dim; ++d) {
+      const double product = double{q[d]} * f32_from_bf16(dense.k[t * dim + d]);
+      score[coded_tokens + t] += product;
+      moved[coded_tokens + t] += kFloatSlop * std::fabs(product);
+    }
   }
-  for (std::size_t t = 0; t < 64; ++t) {
-    high[t] = std::min(1.0, weight[t] * std::exp(moved[t]) * shift);
-    low[t] = weight[t] * std::exp(-moved[t]) / shift;
+  const double top = *std::max_element(score.begin(), score.end());
+  double sum = 0.0, shift = 0.0;
+  for (std::size_t n = 0; n < tokens; ++n) sum += weight[n] = std::exp(score[n] - top);
+  for (std::size_t n = 0; n < tokens; ++n) {
+    weight[n] /= sum;
+    shift += weight[n] * std::exp(moved[n]);
+  }
+  for (std::size_t n = 0; n < tokens; ++n) {
+    high[n] = std::min(1.0, weight[n] * std::exp(moved[n]) * shift);
+    low[n] = weight[n] * std::exp(-moved[n]) / shift;
   }
   TileAnswer answer{std::vector<double>(dim, 0.0), std::vector<double>(dim, 1e-29)};
   for (std::size_t d = 0; d < dim; ++d) {
-    double codes = 0.0, largest = 0.0;
-    const auto value = [&](std::size_t t) {
-      return tile.v_scale_of(t, d) * tile.v_code(t, d) + tile.v_min_of(t, d);
+    const auto coded = [&](std::size_t n) {
+      return n < coded_tokens ? tiles[n / 64]->v_scale_of(n % 64, d) * tiles[n / 64]->v_code(n % 64, d)
+                              : 0.0;
     };
-    for (std::size_t t = 0; t < 64; ++t) answer.output[d] += weight[t] * value(t);
-    for (std::size_t t = 0; t < 64; ++t) {
-      const double coded = tile.v_scale_of(t, d) * tile.v_code(t, d);
-      codes += tile.v_code(t, d);
-      largest = std::max(largest, high[t] * tile.v_scale_of(t, d));
-      answer.bound[d] += std::max(high[t] - weight[t], weight[t] - low[t]) *
-                             std::fabs(value(t) - answer.output[d]) +
-                         kFloatSlop * high[t] * (coded + std::fabs(tile.v_min_of(t, d)));
+    const auto min = [&](std::size_t n) {
+      return n < coded_tokens ? tiles[n / 64]->v_min_of(n % 64, d)
+                              : f32_from_bf16(dense.v[(n - coded_tokens) * dim + d]);
+    };
+    for (std::size_t n = 0; n < tokens; ++n) answer.output[d] += weight[n] * (coded(n) + min(n));
+    for (std::size_t n = 0; n < tokens; ++n) {
+      answer.bound[d] += std::max(high[n] - weight[n], weight[n] - low[n]) *
+                             std::fabs(coded(n) + min(n) - answer.output[d]) +
+                         kFloatSlop * high[n] * (coded(n) + std::fabs(min(n)));
     }
-    answer.bound[d] += largest / 255.0 / 2.0 * codes;
+    for (std::size_t i = 0; i < tiles.size(); ++i) {
+      double codes = 0.0, largest = 0.0;
+      for (std::size_t t = 0; t < 64; ++t) {
+        codes += tiles[i]->v_code(t, d);
+        largest = std::max(largest, high[64 * i + t] * tiles[i]->v_scale_of(t, d));
+      }
+      answer.bound[d] += largest / 255.0 / 2.0 * codes;
+    }
   }
   return answer;
+}
+inline TileAnswer tile_answer(const Tile& tile, const float* q) {
+  return attention_answer({&tile}, {}, tile.shape.dim, q);
 }
 
 }  // namespace kvferry::kernels

@@ -1,0 +1,207 @@
+#include "kernels/cuda/tests/emulated_lane.h"
+
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <vector>
+
+namespace kvferry::cuda {
+namespace {
+
+constexpr std::size_t kStackBytes = 128 << 10;
+
+[[noreturn]] void stop(const char* why) {
+  std::fprintf(stderr, "emulated block: %s\n", why);
+  std::abort();
+}
+
+// Passes when `size` threads have come; `round` counts how often it passed.
+struct Barrier {
+  int size = 0, waiting = 0;
+  unsigned round = 0;
+};
+
+// What a warp's lanes show each other.
+struct Exchange {
+  float value[kWarp];
+  std::uint32_t a[kWarp][4], b[kWarp][2];
+};
+
+struct Copy {
+  std::byte* to;
+  const std::byte* from;
+};
+
+struct Thread {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  std::deque<std::vector<Copy>> copies;  // groups; the last is not committed yet
+  bool done = false;
+};
+
+}  // namespace
+
+class Emulator {
+ public:
+  Emulator(Grid block, int threads, std::size_t shared_bytes,
+           const std::function<void(const EmulatedLane&)>& body)
+      : body_(body),
+        block_(block),
+        shared_((shared_bytes + sizeof(Words)) / sizeof(Words)),
+        threads_(static_cast<std::size_t>(threads)),
+        warp_barriers_(threads_.size() / kWarp, {kWarp}),
+        exchanges_(warp_barriers_.size()) {
+    block_barrier_.size = threads;
+    std::memset(shared_.data(), 0xff, shared_.size() * sizeof(Words));
+  }
+
+  void run() {
+    current = this;
+    for (std::size_t i = 0; i < threads_.size(); ++i) start(i);
+    for (std::size_t left = threads_.size(); left != 0;) {
+      const unsigned before = progress_;
+      left = 0;
+      for (std::size_t i = 0; i < threads_.size(); ++i) {
+        if (threads_[i].done) continue;
+        running_ = i;
+        swapcontext(&scheduler_, &threads_[i].context);
+        left += threads_[i].done ? 0 : 1;
+      }
+      if (left != 0 && progress_ == before) stop("its threads wait for different things");
+    }
+    current = nullptr;
+  }
+
+  void wait(Barrier& barrier) {
+    const unsigned round = barrier.round;
+    if (++barrier.waiting == barrier.size) {
+      barrier.waiting = 0;
+      ++barrier.round;
+      ++progress_;
+      return;
+    }
+    while (barrier.round == round) {
+      swapcontext(&threads_[running_].context, &scheduler_);
+    }
+  }
+  Barrier& warp_barrier(int warp) { return warp_barriers_[static_cast<std::size_t>(warp)]; }
+  Barrier& block_barrier() { return block_barrier_; }
+  Exchange& exchange(int warp) { return exchanges_[static_cast<std::size_t>(warp)]; }
+  Thread& thread(int index) { return threads_[static_cast<std::size_t>(index)]; }
+  std::byte* shared() { return reinterpret_cast<std::byte*>(shared_.data()); }
+
+  static Emulator* current;
+
+ private:
+  void start(std::size_t index) {
+    Thread& thread = threads_[index];
+    thread.stack = std::make_unique<char[]>(kStackBytes);
+    thread.copies.emplace_back();
+    getcontext(&thread.context);
+    thread.context.uc_stack.ss_sp = thread.stack.get();
+    thread.context.uc_stack.ss_size = kStackBytes;
+    thread.context.uc_link = &scheduler_;
+    makecontext(&thread.context, &Emulator::enter, 0);
+  }
+  static void enter() {
+    Emulator& self = *current;
+    const std::size_t index = self.running_;
+    self.body_(EmulatedLane(static_cast<int>(index), self.block_));
+    self.threads_[index].done = true;
+    ++self.progress_;
+  }
+
+  const std::function<void(const EmulatedLane&)>& body_;
+  Grid block_;
+  std::vector<Words> shared_;
+  std::vector<Thread> threads_;
+  std::vector<Barrier> warp_barriers_;
+  Barrier block_barrier_;
+  std::vector<Exchange> exchanges_;
+  ucontext_t scheduler_;
+  std::size_t running_ = 0;
+  unsigned progress_ = 0;
+};
+
+Emulator* Emulator::current = nullptr;
+
+std::byte* EmulatedLane::shared() const { return Emulator::current->shared(); }
+
+void EmulatedLane::sync_warp() const {
+  Emulator::current->wait(Emulator::current->warp_barrier(warp()));
+}
+void EmulatedLane::sync_block() const {
+  Emulator::current->wait(Emulator::current->block_barrier());
+}
+
+float EmulatedLane::shuffle(float v, int from) const {
+  Exchange& exchange = Emulator::current->exchange(warp());
+  exchange.value[lane()] = v;
+  sync_warp();
+  const float got = exchange.value[from];
+  sync_warp();
+  return got;
+}
+
+void EmulatedLane::copy_async(std::byte* to, const std::byte* from) const {
+  if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 ||
+      reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
+    stop("a copy of 16 bytes is not aligned");
+  }
+  Emulator::current->thread(thread_).copies.back().push_back({to, from});
+}
+void EmulatedLane::commit_copies() const {
+  Emulator::current->thread(thread_).copies.emplace_back();
+}
+void EmulatedLane::wait_copies(int left) const {
+  auto& groups = Emulator::current->thread(thread_).copies;
+  while (groups.size() > static_cast<std::size_t>(left) + 1) {
+    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
+    groups.pop_front();
+  }
+}
+
+Words EmulatedLane::load16(const void* p) const {
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) stop("a load of 16 bytes is not aligned");
+  Words words;
+  std::memcpy(&words, p, sizeof(words));
+  return words;
+}
+
+void EmulatedLane::dots(DotKind kind, std::int32_t (&acc)[4], const std::uint32_t (&a)[4],
+                        std::uint32_t b0, std::uint32_t b1) const {
+  Exchange& exchange = Emulator::current->exchange(warp());
+  std::memcpy(exchange.a[lane()], a, sizeof(a));
+  exchange.b[lane()][0] = b0;
+  exchange.b[lane()][1] = b1;
+  sync_warp();
+  const int g = lane() / 4, t = lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int high_row = i / 2, column = 2 * t + i % 2;
+    for (int k = 0; k < 32; ++k) {
+      const int half = k / 16, quad = k % 16 / 4, shift = 8 * (k % 4);
+      const std::uint32_t left = exchange.a[4 * g + quad][2 * half + high_row] >> shift & 0xffu;
+      const std::uint32_t right = exchange.b[4 * column + quad][half] >> shift & 0xffu;
+      acc[i] += static_cast<std::int32_t>(left) *
+                (kind == DotKind::kUnsignedSigned ? static_cast<std::int8_t>(right)
+                                                  : static_cast<std::int32_t>(right));
+    }
+  }
+  sync_warp();
+}
+
+void emulate(Grid grid, int threads, std::size_t shared_bytes,
+             const std::function<void(const EmulatedLane&)>& body) {
+  for (std::uint32_t z = 0; z < grid.z; ++z) {
+    for (std::uint32_t y = 0; y < grid.y; ++y) {
+      for (std::uint32_t x = 0; x < grid.x; ++x) {
+        Emulator(Grid{x, y, z}, threads, shared_bytes, body).run();
+      }
+    }
+  }
+}
+
+}  // namespace kvferry::cuda
