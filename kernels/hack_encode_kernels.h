@@ -2,7 +2,7 @@
 // has the formulas and layouts; the code of a value x of a column is near (x - minimum) / scale.
 //
 // Thread contract: pure functions, scratch on the stack. Outputs are equal on every instruction
-// set: each function is a fixed sequence of IEEE f32 operations, which hack_encode_scalar.cpp
+// set: each function is a fixed sequence of IEEE f32 operations, which cpu/hack_column.h
 // defines.
 #pragma once
 

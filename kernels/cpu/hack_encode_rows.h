@@ -1,4 +1,4 @@
-// Quantizing and packing: the operations of hack_encode_scalar.cpp in their order, kLanes columns
+// Quantizing and packing: the operations of hack_column.h in their order, kLanes columns
 // in the lanes. Included only by hack_encode_<isa>.cpp; all of it has internal linkage.
 #pragma once
 

@@ -1,5 +1,5 @@
 #include "kernels/cuda/cuda_lane.h"
-#include "kernels/cuda/hack_attend.h"
+#include "kernels/cuda/hack_decode.h"
 
 namespace kvferry::cuda {
 namespace {
@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kDim) merge_kernel(PagedKv kv, DecodeQueries q
 }
 
 template <int kDim>
-cudaError_t launch(const PagedKv& kv, const DecodeQueries& queries, cudaStream_t stream) {
+cudaError_t launch(const PagedKv& kv, const DecodeQueries& queries, Stream stream) {
   const auto shared = static_cast<int>(decode_shared_bytes<kDim>(kv));
   const cudaError_t allowed =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(decode_kernel<kDim>),
@@ -37,8 +37,11 @@ bool known_bits(int bits) { return bits == 2 || bits == 4 || bits == 8; }
 
 }  // namespace
 
-cudaError_t hack_decode_attend(const PagedKv& kv, const DecodeQueries& queries,
-                               cudaStream_t stream) {
+std::size_t decode_partial_bytes(const PagedKv& kv, const DecodeQueries& queries) {
+  return partial_bytes(kv, queries);
+}
+
+Error decode_attend(const PagedKv& kv, const DecodeQueries& queries, Stream stream) {
   for (const int bits : {kv.k_bits, kv.v_bits, kv.first_k_bits, kv.first_v_bits}) {
     if (!known_bits(bits)) return cudaErrorInvalidValue;
   }

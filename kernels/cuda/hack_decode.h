@@ -1,5 +1,5 @@
 // Decode attention over hack's tiles, where they lie in pages: for a batch of sequences of any
-// lengths, one token each. What the kernels take, and their bodies; hack_decode.cu launches them.
+// lengths, one token each. The kernels' bodies; hack_decode.cu launches them.
 //
 // A sequence's closed tiles are cut into runs. A block attends one KV head's query rows, 8 at a
 // time, to one run: its warps take neighbouring tiles of it, a part of a run each, and merge their
@@ -9,34 +9,10 @@
 // other rows.
 #pragma once
 
+#include "kernels/cuda/hack_cuda.h"
 #include "kernels/cuda/hack_tile.h"
 
 namespace kvferry::cuda {
-
-// A layer's KV of a batch, in device memory. Not owned.
-struct PagedKv {
-  int head_dim = 0;                  // 64, 128 or 256
-  int kv_heads = 0;
-  int k_bits = 0, v_bits = 0;        // 2, 4 or 8
-  int first_k_bits = 0, first_v_bits = 0;  // of tile 0
-  // Parts of a tile (codec/hack_part.h, groups of 64, no rows or columns), from one KV head to the
-  // next in bytes. Multiples of 16, as the pointers below are.
-  int head_bytes = 0, first_head_bytes = 0;
-  int max_tiles = 0;                       // of a sequence
-  const std::byte* const* tiles = nullptr;  // [sequences][max_tiles]: the part of KV head 0
-  const int* closed_tiles = nullptr;        // [sequences]
-  // The open tile: K, then V, bf16 [kv_heads][64][head_dim], of which open_tokens count.
-  const std::byte* const* open = nullptr;  // [sequences]
-  const int* open_tokens = nullptr;        // [sequences], 0 to 64
-};
-
-struct DecodeQueries {
-  int sequences = 0;
-  int group = 0;             // query heads of a KV head, 1 to 64
-  const float* q = nullptr;  // [sequences][kv_heads * group][head_dim], times 1 / sqrt(head_dim)
-  float* out = nullptr;      // likewise, normalised; a sequence without tokens gets zeros
-  float* partial = nullptr;  // decode_partial_bytes() of scratch memory, 16-byte aligned
-};
 
 constexpr int kDecodeWarps = 4;
 constexpr int kDecodeThreads = kDecodeWarps * kWarp;
@@ -60,7 +36,7 @@ KVF_HOST_DEVICE int decode_parts(int max_tiles) {
 KVF_HOST_DEVICE std::size_t partial_floats(int head_dim) {
   return static_cast<std::size_t>(head_dim) + 4;
 }
-KVF_HOST_DEVICE std::size_t decode_partial_bytes(const PagedKv& kv, const DecodeQueries& queries) {
+KVF_HOST_DEVICE std::size_t partial_bytes(const PagedKv& kv, const DecodeQueries& queries) {
   return sizeof(float) * partial_floats(kv.head_dim) *
          static_cast<std::size_t>(decode_parts(kv.max_tiles)) *
          static_cast<std::size_t>(queries.sequences * kv.kv_heads * queries.group);

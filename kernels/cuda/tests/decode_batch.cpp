@@ -5,6 +5,8 @@ namespace {
 
 using kernels::Tile;
 
+constexpr int kTile = 64;  // tokens
+
 void append(const std::byte* from, std::size_t bytes, std::vector<Words>& to) {
   const std::size_t at = to.size();
   to.resize(at + bytes / sizeof(Words));
@@ -26,7 +28,7 @@ DecodeBatch::DecodeBatch(const BatchShape& shape, std::uint32_t seed) : shape_(s
 
 void DecodeBatch::add_sequence(int tokens, std::uint32_t seed) {
   Sequence sequence;
-  const int closed = tokens / kTileTokens;
+  const int closed = tokens / kTile;
   const auto dim = static_cast<std::uint32_t>(shape_.head_dim);
   for (int tile = 0; tile < closed; ++tile) {
     sequence.at.push_back(tiles_.size() * sizeof(Words));
@@ -45,7 +47,7 @@ void DecodeBatch::add_sequence(int tokens, std::uint32_t seed) {
   }
   // All 64 rows are there; those beyond the end are NaN, which nothing may read.
   std::mt19937 random(seed);
-  const auto used = static_cast<std::size_t>(tokens % kTileTokens);
+  const auto used = static_cast<std::size_t>(tokens % kTile);
   std::vector<std::vector<std::uint16_t>> planes[2];
   for (int head = 0; head < shape_.kv_heads; ++head) {
     kernels::DenseTokens dense;
@@ -56,7 +58,7 @@ void DecodeBatch::add_sequence(int tokens, std::uint32_t seed) {
             kernels::bf16_from_f32(static_cast<float>(random() % 65536) / 32768.0f - 1.0f));
       }
       auto padded = *values;
-      padded.resize(std::size_t{kTileTokens} * dim, 0x7fc0);
+      padded.resize(std::size_t{kTile} * dim, 0x7fc0);
       planes[values == &dense.k ? 0 : 1].push_back(padded);
     }
     sequence.open.push_back(std::move(dense));

@@ -6,7 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/cuda/hack_decode.h"
+#include "kernels/cuda/hack_cuda.h"
+#include "kernels/cuda/lane.h"
 #include "tests/kernels/hack_tile.h"
 
 namespace kvferry::cuda {

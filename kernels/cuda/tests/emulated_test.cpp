@@ -1,7 +1,10 @@
 // The kernels' logic on the CPU, each thread a coroutine (emulated_lane.h).
+#include "kernels/cuda/hack_decode.h"
+#include "kernels/cuda/hack_encode.h"
 #include "kernels/cuda/tests/check.h"
 #include "kernels/cuda/tests/decode_batch.h"
 #include "kernels/cuda/tests/emulated_lane.h"
+#include "kernels/cuda/tests/encode_batch.h"
 
 namespace kvferry::cuda {
 namespace {
@@ -22,7 +25,7 @@ std::vector<float> run_decode_of(const DecodeBatch& batch) {
   std::memcpy(q.data(), batch.queries().data(), q.size() * sizeof(Words));
   queries.q = reinterpret_cast<const float*>(q.data());
   std::vector<float> out(batch.queries().size(), NAN);
-  std::vector<float> partial(decode_partial_bytes(kv, queries) / sizeof(float), NAN);
+  std::vector<float> partial(partial_bytes(kv, queries) / sizeof(float), NAN);
   queries.out = out.data();
   queries.partial = partial.data();
   emulate({static_cast<std::uint32_t>(decode_parts(kv.max_tiles)),
@@ -46,10 +49,45 @@ std::vector<float> run_decode(const DecodeBatch& batch) {
   }
 }
 
+template <int kDim>
+void emulate_encode(const EncodeTiles& tiles) {
+  emulate({static_cast<std::uint32_t>(tiles.tiles), static_cast<std::uint32_t>(tiles.kv_heads), 2},
+          kDim, EncodeShared<kDim>::kBytes,
+          [&](const EmulatedLane& lane) { hack_encode<kDim>(lane, tiles); });
+}
+
+EncodeResult run_encode(const EncodeBatch& batch) {
+  const auto bytes = static_cast<std::size_t>(batch.head_bytes() * batch.shape.kv_heads);
+  const auto tiles = static_cast<std::size_t>(batch.tiles);
+  EncodeResult result{std::vector<std::byte>(tiles * bytes), std::vector<int>(tiles, 0)};
+  std::vector<const std::byte*> from;
+  std::vector<std::byte*> to;
+  for (std::size_t i = 0; i < tiles; ++i) {
+    from.push_back(reinterpret_cast<const std::byte*>(batch.values.data()) + i * batch.tile_bytes());
+    to.push_back(result.parts.data() + i * bytes);
+  }
+  EncodeTiles arguments = batch.arguments();
+  arguments.from = from.data();
+  arguments.to = to.data();
+  arguments.not_finite = result.not_finite.data();
+  switch (batch.shape.head_dim) {
+    case 64:
+      emulate_encode<64>(arguments);
+      break;
+    case 128:
+      emulate_encode<128>(arguments);
+      break;
+    default:
+      emulate_encode<256>(arguments);
+  }
+  return result;
+}
+
 }  // namespace
 }  // namespace kvferry::cuda
 
 int main(int argc, char** argv) {
   kvferry::cuda::register_decode_tests(kvferry::cuda::run_decode);
+  kvferry::cuda::register_encode_tests(kvferry::cuda::run_encode);
   return kvferry::cuda::run_tests(argc, argv);
 }
