@@ -1,5 +1,7 @@
 #include "kernels/cuda/tests/decode_batch.h"
 
+#include "kernels/cpu/hack_common.h"
+
 namespace kvferry::cuda {
 namespace {
 
@@ -116,16 +118,46 @@ std::vector<const std::byte*> DecodeBatch::open_table(const std::byte* open) con
   return table;
 }
 
-kernels::TileAnswer DecodeBatch::answer(int row) const {
-  const int head = row / shape_.group % shape_.kv_heads;
+DecodeBatch::Head DecodeBatch::head_of(int row) const {
+  const auto head = static_cast<std::size_t>(row / shape_.group % shape_.kv_heads);
   const Sequence& sequence =
       sequences_[static_cast<std::size_t>(row / (shape_.group * shape_.kv_heads))];
-  const auto h = static_cast<std::size_t>(head);
-  std::vector<const Tile*> tiles;
-  for (const auto& heads : sequence.tiles) tiles.push_back(heads[h].get());
+  Head of;
+  for (const auto& heads : sequence.tiles) of.tiles.push_back(heads[head].get());
+  of.open = &sequence.open[head];
+  of.q = queries_.data() + static_cast<std::size_t>(row * shape_.head_dim);
+  return of;
+}
+
+kernels::TileAnswer DecodeBatch::answer(int row) const {
+  const Head head = head_of(row);
+  return kernels::attention_answer(head.tiles, *head.open,
+                                   static_cast<std::size_t>(shape_.head_dim), head.q);
+}
+
+std::vector<double> DecodeBatch::scalar_answer(int row) const {
+  const Head head = head_of(row);
   const auto dim = static_cast<std::size_t>(shape_.head_dim);
-  return kernels::attention_answer(tiles, sequence.open[h], dim,
-                                   queries_.data() + static_cast<std::size_t>(row) * dim);
+  kernels::States state(1, static_cast<std::uint32_t>(dim));
+  for (const Tile* tile : head.tiles) {
+    kernels::kHackScalar.attend(tile->planes, {head.q}, state.view(0, 1));
+  }
+  double m = state.m[0], l = state.l[0];
+  std::vector<double> o(state.o.begin(), state.o.end());
+  for (std::size_t t = 0; t < head.open->tokens; ++t) {
+    double score = 0.0;
+    for (std::size_t d = 0; d < dim; ++d) {
+      score += double{head.q[d]} * kernels::f32_from_bf16(head.open->k[t * dim + d]);
+    }
+    const double top = std::max(m, score), before = std::exp(m - top), now = std::exp(score - top);
+    m = top;
+    l = l * before + now;
+    for (std::size_t d = 0; d < dim; ++d) {
+      o[d] = o[d] * before + now * kernels::f32_from_bf16(head.open->v[t * dim + d]);
+    }
+  }
+  for (double& value : o) value /= l;
+  return o;
 }
 
 }  // namespace kvferry::cuda

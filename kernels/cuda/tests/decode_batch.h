@@ -37,8 +37,10 @@ class DecodeBatch {
   PagedKv kv() const;
   int rows() const;  // of all sequences
 
-  // Of one row of all.
+  // Of one row of all: in double precision, and how far from it any element may be.
   kernels::TileAnswer answer(int row) const;
+  // What the CPU's scalar kernels make of it, which round as the GPU's do: normalised.
+  std::vector<double> scalar_answer(int row) const;
 
  private:
   struct Sequence {
@@ -46,6 +48,13 @@ class DecodeBatch {
     std::vector<kernels::DenseTokens> open;                          // [head]
     std::vector<std::size_t> at;                                     // [tile], in bytes
   };
+  // What one row attends to.
+  struct Head {
+    std::vector<const kernels::Tile*> tiles;
+    const kernels::DenseTokens* open;
+    const float* q;
+  };
+  Head head_of(int row) const;
   void add_sequence(int tokens, std::uint32_t seed);
   void add_part(const kernels::Tile& tile);
 
