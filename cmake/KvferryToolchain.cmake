@@ -12,6 +12,7 @@ endif()
 find_program(KVFERRY_CCACHE ccache)
 if(KVFERRY_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${KVFERRY_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${KVFERRY_CCACHE})
 endif()
 find_program(KVFERRY_MOLD mold)
 if(KVFERRY_MOLD)
@@ -23,9 +24,11 @@ endif()
 add_link_options(-Wl,--as-needed)
 
 # -ffp-contract=off: encoded bytes must be equal on every instruction set, and g++ 12 fuses even
-# intrinsics; kernels that want a fused multiply-add call one.
-add_compile_options(-ffp-contract=off -fno-math-errno -Wall -Wextra -Wpedantic -Wshadow
-                    -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
+# intrinsics; kernels that want a fused multiply-add call one. For C++ alone: nvcc has options of
+# its own (kernels/cuda).
+set(options -ffp-contract=off -fno-math-errno -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
+            -Woverloaded-virtual -Werror)
+add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${options}>")
 string(REPLACE "-O3" "-O2" CMAKE_CXX_FLAGS_RELEASE "${CMAKE_CXX_FLAGS_RELEASE}")
 
 if(KVFERRY_SANITIZE)

@@ -64,7 +64,9 @@ KVF_ANYWHERE float nearest_code(float position, float levels) {
   return nearest_integer(min_of(max_of(position, 0.0f), levels));
 }
 
-KVF_ANYWHERE float within(float v, float least, float greatest) { return min_of(max_of(v, least), greatest); }
+KVF_ANYWHERE float within(float v, float least, float greatest) {
+  return min_of(max_of(v, least), greatest);
+}
 
 // The halved values of a column, and what is known of them.
 template <int kRows>

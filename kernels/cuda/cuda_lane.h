@@ -40,8 +40,8 @@ struct CudaLane {
   }
 
   template <DotKind kKind>
-  static KVF_DEVICE void dots(std::int32_t (&acc)[4], const std::uint32_t (&a)[4],
-                              std::uint32_t b0, std::uint32_t b1) {
+  static KVF_DEVICE void dots(std::int32_t (&acc)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                              std::uint32_t b1) {
     if constexpr (kKind == DotKind::kUnsignedSigned) {
       asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
           "{%8,%9}, {%0,%1,%2,%3};"

@@ -24,14 +24,14 @@ const char* error_text(Error error);
 
 // A layer's KV of a batch, in device memory. Not owned.
 struct PagedKv {
-  int head_dim = 0;                  // 64, 128 or 256
+  int head_dim = 0;  // 64, 128 or 256
   int kv_heads = 0;
-  int k_bits = 0, v_bits = 0;        // 2, 4 or 8
+  int k_bits = 0, v_bits = 0;              // 2, 4 or 8
   int first_k_bits = 0, first_v_bits = 0;  // of tile 0
   // Parts of a tile (codec/hack_part.h, groups of 64, no rows or columns), from one KV head to the
   // next in bytes. Multiples of 16, as the pointers below are.
   int head_bytes = 0, first_head_bytes = 0;
-  int max_tiles = 0;                       // of a sequence
+  int max_tiles = 0;                        // of a sequence
   const std::byte* const* tiles = nullptr;  // [sequences][max_tiles]: the part of KV head 0
   const int* closed_tiles = nullptr;        // [sequences]
   // The open tile: K, then V, bf16 [kv_heads][64][head_dim], of which open_tokens count.

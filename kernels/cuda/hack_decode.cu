@@ -26,7 +26,8 @@ cudaError_t launch(const PagedKv& kv, const DecodeQueries& queries, Stream strea
   const dim3 grid(static_cast<unsigned>(decode_parts(kv.max_tiles)),
                   static_cast<unsigned>(kv.kv_heads * row_blocks(queries.group)),
                   static_cast<unsigned>(queries.sequences));
-  decode_kernel<kDim><<<grid, kDecodeThreads, static_cast<std::size_t>(shared), stream>>>(kv, queries);
+  decode_kernel<kDim>
+      <<<grid, kDecodeThreads, static_cast<std::size_t>(shared), stream>>>(kv, queries);
   if (const cudaError_t started = cudaGetLastError(); started != cudaSuccess) return started;
   const auto rows = static_cast<unsigned>(queries.sequences * kv.kv_heads * queries.group);
   merge_kernel<kDim><<<rows, kDim, 0, stream>>>(kv, queries);

@@ -85,9 +85,9 @@ KVF_DEVICE std::size_t row_index(const BlockRows& rows, int row, const PagedKv& 
 }
 KVF_DEVICE float* partial_of(const BlockRows& rows, int row, const PagedKv& kv,
                              const DecodeQueries& queries) {
-  const std::size_t index = row_index(rows, row, kv, queries.group) *
-                                static_cast<std::size_t>(rows.parts) +
-                            static_cast<std::size_t>(rows.part);
+  const std::size_t index =
+      row_index(rows, row, kv, queries.group) * static_cast<std::size_t>(rows.parts) +
+      static_cast<std::size_t>(rows.part);
   return queries.partial + index * partial_floats(kv.head_dim);
 }
 
@@ -99,8 +99,8 @@ KVF_DEVICE TilePart<kDim> tile_part(const PagedKv& kv, const BlockRows& rows, in
       kv.tiles[static_cast<std::size_t>(rows.sequence) * static_cast<std::size_t>(kv.max_tiles) +
                static_cast<std::size_t>(tile)];
   if (tile == 0) {
-    return {base + static_cast<std::ptrdiff_t>(rows.kv_head) * kv.first_head_bytes,
-            kv.first_k_bits, kv.first_v_bits};
+    return {base + static_cast<std::ptrdiff_t>(rows.kv_head) * kv.first_head_bytes, kv.first_k_bits,
+            kv.first_v_bits};
   }
   return {base + static_cast<std::ptrdiff_t>(rows.kv_head) * kv.head_bytes, kv.k_bits, kv.v_bits};
 }
@@ -111,8 +111,8 @@ KVF_DEVICE void load_queries(const Lane& lane, const PagedKv& kv, const DecodeQu
                              const BlockRows& rows, float (&q)[kDim / 64][16]) {
   const int g = lane.lane() / 4, t = lane.lane() % 4;
   const bool there = g < rows.count;
-  const float* row =
-      queries.q + row_index(rows, there ? g : 0, kv, queries.group) * static_cast<std::size_t>(kDim);
+  const float* row = queries.q + row_index(rows, there ? g : 0, kv, queries.group) *
+                                     static_cast<std::size_t>(kDim);
   KVF_UNROLL
   for (int group = 0; group < kDim / 64; ++group) {
     KVF_UNROLL
@@ -151,8 +151,7 @@ KVF_DEVICE void attend_tiles(const Lane& lane, const PagedKv& kv, const BlockRow
 // The warps' states, merged in order, to the block's place in queries.partial.
 template <int kDim, class Lane>
 KVF_DEVICE void leave_partial(const Lane& lane, const PagedKv& kv, const DecodeQueries& queries,
-                              const BlockRows& rows, const WarpState<kDim>& state,
-                              float* scratch) {
+                              const BlockRows& rows, const WarpState<kDim>& state, float* scratch) {
   const int g = lane.lane() / 4, t = lane.lane() % 4;
   // [warp][row]: m, l; then [warp][row][channel].
   float* const o_of = scratch + 2 * kDecodeWarps * kRows;
@@ -211,7 +210,8 @@ KVF_DEVICE void attend_open(const Lane& lane, const PagedKv& kv, const DecodeQue
     const float* const q = queries.q + row_index(rows, row, kv, queries.group) * kDim;
     for (int d = 0; token < tokens && d < kDim; d += 8) {
       float values[8];
-      load_bf16(lane, k + 2 * (static_cast<std::size_t>(token) * kDim + static_cast<std::size_t>(d)),
+      load_bf16(lane,
+                k + 2 * (static_cast<std::size_t>(token) * kDim + static_cast<std::size_t>(d)),
                 values);
       for (int n = 0; n < 8; ++n) score = Lane::fma(q[d + n], values[n], score);
     }

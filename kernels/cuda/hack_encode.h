@@ -17,9 +17,9 @@ namespace kvferry::cuda {
 // of one meet all banks.
 template <int kDim>
 struct EncodeShared {
-  static constexpr int kValueRow = 2 * kDim + 4;                  // bf16 [64][kDim]
-  static constexpr int kKeyRow = kDim + 4;                        // codes of K: [64 tokens][kDim]
-  static constexpr int kValueCodeRow = kTileTokens + 4;           // codes of V: [kDim][64 tokens]
+  static constexpr int kValueRow = 2 * kDim + 4;         // bf16 [64][kDim]
+  static constexpr int kKeyRow = kDim + 4;               // codes of K: [64 tokens][kDim]
+  static constexpr int kValueCodeRow = kTileTokens + 4;  // codes of V: [kDim][64 tokens]
   static constexpr int kValueBytes = kTileTokens * kValueRow;
   static constexpr int kKeyCodes = kTileTokens * kKeyRow;
   static constexpr int kValueCodes = kDim * kValueCodeRow;
@@ -73,8 +73,8 @@ KVF_DEVICE void hack_encode(const Lane& lane, const EncodeTiles& tiles) {
   const int thread = lane.thread(), group = thread / kTileTokens, token = thread % kTileTokens;
   const int bits = of_v ? tiles.v_bits : tiles.k_bits;
   bool finite = true;
-  const auto column = kernels::hack_column::make_column<64>(
-      static_cast<std::uint32_t>(bits), [&](int r) {
+  const auto column =
+      kernels::hack_column::make_column<64>(static_cast<std::uint32_t>(bits), [&](int r) {
         const int at = of_v ? token * Shared::kValueRow + 2 * (kGroup * group + r)
                             : r * Shared::kValueRow + 2 * thread;
         std::uint16_t value;
@@ -86,8 +86,8 @@ KVF_DEVICE void hack_encode(const Lane& lane, const EncodeTiles& tiles) {
       kernels::hack_column::choose_range(column, of_v ? tiles.v_range : tiles.k_range);
   KVF_UNROLL
   for (int r = 0; r < 64; ++r) {
-    const int at = of_v ? (kGroup * group + r) * Shared::kValueCodeRow + token
-                        : r * Shared::kKeyRow + thread;
+    const int at =
+        of_v ? (kGroup * group + r) * Shared::kValueCodeRow + token : r * Shared::kKeyRow + thread;
     codes[at] = static_cast<std::byte>(kernels::hack_column::code_of(column, range, r));
   }
   if (!finite) tiles.not_finite[tile] = 1;  // whoever writes it writes the same

@@ -1,5 +1,5 @@
-// One tile of hack under one warp: 64 tokens of one KV head, up to 8 query rows, tensor cores on the
-// codes. docs/codecs.md has the arithmetic, README.md the layout of work over lanes.
+// One tile of hack under one warp: 64 tokens of one KV head, up to 8 query rows, tensor cores on
+// the codes. docs/codecs.md has the arithmetic, README.md the layout of work over lanes.
 //
 // In a warp, lane 4 g + t (g in 0..7, t in 0..3) reads bytes for
 //   operands   column g of the dots, that is row g of the queries or weights, and 16 of 64 values
@@ -227,7 +227,7 @@ struct WarpState {
 
 // Bytes of shared memory in which a warp turns its weights from results into operands.
 template <int kDim>
-constexpr int kWeightBytes = kDim / 64 * kRows * kTileTokens;
+constexpr int kWeightBytes = kDim / 64 * kRows* kTileTokens;
 
 // Row `row`'s weights of tokens 16 t .. 16 t + 15: pieces are exchanged so that rows of one r do
 // not all meet in one bank when they are stored.

@@ -1,6 +1,7 @@
-// What the kernels of this folder ask of the machine. A kernel's body is a template over `Lane`, one
-// thread of a block, so that the same source runs on a GPU (cuda_lane.h) and, for tests where there
-// is none, on the CPU with every thread a coroutine (tests/emulated_lane.h). A Lane has
+// What the kernels of this folder ask of the machine. A kernel's body is a template over `Lane`,
+// one thread of a block, so that the same source runs on a GPU (cuda_lane.h) and, for tests where
+// there is none, on the CPU with every thread a coroutine (tests/kernels/cuda/emulated_lane.h). A
+// Lane has
 //
 //   thread(), lane(), warp()     thread of the block, lane of its warp (32), warp of the block
 //   block_x(), _y(), _z()        block of the grid
@@ -12,8 +13,8 @@
 //   commit_copies()              after wait_copies<n>(), which leaves the n groups that were
 //   wait_copies<n>()             committed last under way, and sync_warp()
 //   load16(p)                    16 bytes, aligned
-//   dots(kind, acc, a, b)        the tensor cores' product of 16 x 32 by 32 x 8 bytes ("dots" below)
-//   exp2(x)                      2^x within 2 units of the last place, 0 for -infinity
+//   dots(kind, acc, a, b)        the tensor cores' product of 16 x 32 by 32 x 8 bytes ("dots"
+//   below) exp2(x)                      2^x within 2 units of the last place, 0 for -infinity
 //   fma(a, b, c), bits(f), as_float(u), select_bytes(a, b, selector)
 //
 // dots: acc[16][8] += a[16][32] b[32][8] in 32-bit integers, exact. a is unsigned, b signed or

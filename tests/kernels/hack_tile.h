@@ -233,8 +233,9 @@ inline TileAnswer attention_answer(const std::vector<const Tile*>& tiles, const 
   TileAnswer answer{std::vector<double>(dim, 0.0), std::vector<double>(dim, 1e-29)};
   for (std::size_t d = 0; d < dim; ++d) {
     const auto coded = [&](std::size_t n) {
-      return n < coded_tokens ? tiles[n / 64]->v_scale_of(n % 64, d) * tiles[n / 64]->v_code(n % 64, d)
-                              : 0.0;
+      return n < coded_tokens
+                 ? tiles[n / 64]->v_scale_of(n % 64, d) * tiles[n / 64]->v_code(n % 64, d)
+                 : 0.0;
     };
     const auto min = [&](std::size_t n) {
       return n < coded_tokens ? tiles[n / 64]->v_min_of(n % 64, d)

@@ -10,7 +10,7 @@ if ! command -v "$clang_format" >/dev/null; then
   exit 1
 fi
 rooms=$(sed -n 's/^ *add_subdirectory(\([a-z]*\)).*/\1/p' CMakeLists.txt)
-mapfile -t files < <(find $rooms -name '*.h' -o -name '*.cpp' | sort)
+mapfile -t files < <(find $rooms -name '*.h' -o -name '*.cpp' -o -name '*.cu' | sort)
 if [ "${1:-}" = --fix ]; then
   exec "$clang_format" -i "${files[@]}"
 fi

@@ -1,4 +1,4 @@
-#include "kernels/cuda/tests/decode_batch.h"
+#include "tests/kernels/cuda/decode_batch.h"
 
 #include "kernels/cpu/hack_common.h"
 

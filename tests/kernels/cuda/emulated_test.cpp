@@ -1,10 +1,10 @@
 // The kernels' logic on the CPU, each thread a coroutine (emulated_lane.h).
 #include "kernels/cuda/hack_decode.h"
 #include "kernels/cuda/hack_encode.h"
-#include "kernels/cuda/tests/check.h"
-#include "kernels/cuda/tests/decode_batch.h"
-#include "kernels/cuda/tests/emulated_lane.h"
-#include "kernels/cuda/tests/encode_batch.h"
+#include "tests/kernels/cuda/check.h"
+#include "tests/kernels/cuda/decode_batch.h"
+#include "tests/kernels/cuda/emulated_lane.h"
+#include "tests/kernels/cuda/encode_batch.h"
 
 namespace kvferry::cuda {
 namespace {
@@ -63,7 +63,8 @@ EncodeResult run_encode(const EncodeBatch& batch) {
   std::vector<const std::byte*> from;
   std::vector<std::byte*> to;
   for (std::size_t i = 0; i < tiles; ++i) {
-    from.push_back(reinterpret_cast<const std::byte*>(batch.values.data()) + i * batch.tile_bytes());
+    from.push_back(reinterpret_cast<const std::byte*>(batch.values.data()) +
+                   i * batch.tile_bytes());
     to.push_back(result.parts.data() + i * bytes);
   }
   EncodeTiles arguments = batch.arguments();

@@ -3,8 +3,8 @@
 // determinism, bit by bit.
 #include <cmath>
 
-#include "kernels/cuda/tests/check.h"
-#include "kernels/cuda/tests/decode_batch.h"
+#include "tests/kernels/cuda/check.h"
+#include "tests/kernels/cuda/decode_batch.h"
 
 namespace kvferry::cuda {
 namespace {
@@ -37,8 +37,8 @@ void expect_within_bound(const RunDecode& run, const BatchShape& shape) {
   }
   // Both round q and p to the same integers, but for a few that lie between two. What is left is
   // the order of f32 sums.
-  const double closed = static_cast<double>(*std::max_element(shape.tokens.begin(),
-                                                              shape.tokens.end()) / 64);
+  const double closed =
+      static_cast<double>(*std::max_element(shape.tokens.begin(), shape.tokens.end()) / 64);
   CHECK(apart <= 0.05 * 0.05 * rounding || (closed == 0.0 && apart < 1e-12))
       << std::sqrt(apart) << " from the scalar kernels, which are " << std::sqrt(rounding)
       << " from exact, " << text_of(shape);

@@ -5,9 +5,9 @@
 #include <random>
 
 #include "kernels/cpu/hack_encode_common.h"
-#include "kernels/cuda/tests/check.h"
-#include "kernels/cuda/tests/encode_batch.h"
 #include "kernels/dense_kernels.h"
+#include "tests/kernels/cuda/check.h"
+#include "tests/kernels/cuda/encode_batch.h"
 
 namespace kvferry::cuda {
 
@@ -72,15 +72,15 @@ std::vector<std::byte> scalar_part(const EncodeBatch& batch, int tile, int head)
   const EncodeShape& shape = batch.shape;
   const auto dim = static_cast<std::size_t>(shape.head_dim);
   const auto heads = static_cast<std::size_t>(shape.kv_heads);
-  const auto* const values =
-      reinterpret_cast<const std::uint16_t*>(batch.values.data()) +
-      static_cast<std::size_t>(tile) * batch.tile_bytes() / 2;
+  const auto* const values = reinterpret_cast<const std::uint16_t*>(batch.values.data()) +
+                             static_cast<std::size_t>(tile) * batch.tile_bytes() / 2;
   std::vector<std::byte> part(static_cast<std::size_t>(batch.head_bytes()));
   std::byte* at = part.data();
   for (const bool of_v : {false, true}) {
     const auto bits = static_cast<std::size_t>(of_v ? shape.v_bits : shape.k_bits);
     const HackRange range = of_v ? shape.v_range : shape.k_range;
-    const std::uint16_t* x = values + (static_cast<std::size_t>(head) + (of_v ? heads : 0)) * 64 * dim;
+    const std::uint16_t* x =
+        values + (static_cast<std::size_t>(head) + (of_v ? heads : 0)) * 64 * dim;
     std::byte* const scales = at + 8 * dim * bits;
     for (std::size_t group = 0; group < dim / 64; ++group) {
       HackBlock block;
@@ -136,8 +136,8 @@ void not_finite(const RunEncode& run) {
   EncodeBatch batch = make_batch({128, 2, 2, 2, HackRange::kSearch, HackRange::kSearch}, 4, 3);
   auto* const values = reinterpret_cast<std::uint16_t*>(batch.values.data());
   const std::size_t tile_values = batch.tile_bytes() / 2;
-  values[tile_values + 77] = 0x7f80;          // infinity in K of tile 1
-  values[4 * tile_values - 1] = 0xffc1;       // NaN in V of tile 3, its last value
+  values[tile_values + 77] = 0x7f80;     // infinity in K of tile 1
+  values[4 * tile_values - 1] = 0xffc1;  // NaN in V of tile 3, its last value
   const EncodeResult got = run(batch);
   CHECK((got.not_finite == std::vector<int>{0, 1, 0, 1})) << "the wrong tiles";
 }
@@ -145,7 +145,8 @@ void not_finite(const RunEncode& run) {
 }  // namespace
 
 void register_encode_tests(const RunEncode& run) {
-  test_cases().push_back({"encode_gives_the_bytes_of_the_scalar_kernels", [run] { scalar_bytes(run); }});
+  test_cases().push_back(
+      {"encode_gives_the_bytes_of_the_scalar_kernels", [run] { scalar_bytes(run); }});
   test_cases().push_back({"encode_names_tiles_that_are_not_finite", [run] { not_finite(run); }});
 }
 

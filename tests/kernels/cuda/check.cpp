@@ -1,4 +1,4 @@
-#include "kernels/cuda/tests/check.h"
+#include "tests/kernels/cuda/check.h"
 
 #include <chrono>
 #include <cstdio>

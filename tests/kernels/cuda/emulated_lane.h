@@ -1,7 +1,7 @@
-// The lane of lane.h on the CPU, for tests of the kernels' logic where there is no GPU: every thread
-// of a block is a coroutine, and what lanes do together meets at barriers. It is stricter than a
-// GPU where that finds mistakes: copies arrive only when they are waited for, shared memory begins
-// as NaN, and a block whose threads wait for different things ends with an error.
+// The lane of lane.h on the CPU, for tests of the kernels' logic where there is no GPU: every
+// thread of a block is a coroutine, and what lanes do together meets at barriers. It is stricter
+// than a GPU where that finds mistakes: copies arrive only when they are waited for, shared memory
+// begins as NaN, and a block whose threads wait for different things ends with an error.
 //
 // Thread contract: one launch at a time.
 #pragma once
@@ -58,12 +58,14 @@ class EmulatedLane {
     std::memcpy(&v, &u, sizeof(v));
     return v;
   }
-  // Bytes 0 to 3 of a, then of b, are numbered 0 to 7; nibble i of the selector says which is byte i.
+  // Bytes 0 to 3 of a, then of b, are numbered 0 to 7; nibble i of the selector says which is byte
+  // i.
   static std::uint32_t select_bytes(std::uint32_t a, std::uint32_t b, std::uint32_t selector) {
     const std::uint64_t both = (std::uint64_t{b} << 32) | a;
     std::uint32_t out = 0;
     for (int i = 0; i < 4; ++i) {
-      out |= static_cast<std::uint32_t>(both >> (8 * (selector >> (4 * i) & 7u)) & 0xffu) << (8 * i);
+      out |= static_cast<std::uint32_t>(both >> (8 * (selector >> (4 * i) & 7u)) & 0xffu)
+             << (8 * i);
     }
     return out;
   }

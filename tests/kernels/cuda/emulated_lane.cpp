@@ -1,5 +1,6 @@
-#include "kernels/cuda/tests/emulated_lane.h"
+#include "tests/kernels/cuda/emulated_lane.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
@@ -36,11 +37,20 @@ struct Copy {
 };
 
 struct Thread {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
+  ucontext_t entry;  // where it begins
+  jmp_buf place;     // where it waits
+  bool begun = false;
   std::deque<std::vector<Copy>> copies;  // groups; the last is not committed yet
   bool done = false;
 };
+
+// A thread's stack, kept for the next block: thousands of blocks would else spend their time on
+// fresh pages.
+char* stack_of(std::size_t thread) {
+  static std::vector<std::unique_ptr<char[]>> stacks;
+  while (stacks.size() <= thread) stacks.emplace_back(new char[kStackBytes]);
+  return stacks[thread].get();
+}
 
 }  // namespace
 
@@ -66,8 +76,7 @@ class Emulator {
       left = 0;
       for (std::size_t i = 0; i < threads_.size(); ++i) {
         if (threads_[i].done) continue;
-        running_ = i;
-        swapcontext(&scheduler_, &threads_[i].context);
+        resume(i);
         left += threads_[i].done ? 0 : 1;
       }
       if (left != 0 && progress_ == before) stop("its threads wait for different things");
@@ -84,7 +93,7 @@ class Emulator {
       return;
     }
     while (barrier.round == round) {
-      swapcontext(&threads_[running_].context, &scheduler_);
+      if (_setjmp(threads_[running_].place) == 0) _longjmp(scheduler_, 1);
     }
   }
   Barrier& warp_barrier(int warp) { return warp_barriers_[static_cast<std::size_t>(warp)]; }
@@ -98,13 +107,22 @@ class Emulator {
  private:
   void start(std::size_t index) {
     Thread& thread = threads_[index];
-    thread.stack = std::make_unique<char[]>(kStackBytes);
     thread.copies.emplace_back();
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.get();
-    thread.context.uc_stack.ss_size = kStackBytes;
-    thread.context.uc_link = &scheduler_;
-    makecontext(&thread.context, &Emulator::enter, 0);
+    getcontext(&thread.entry);
+    thread.entry.uc_stack.ss_sp = stack_of(index);
+    thread.entry.uc_stack.ss_size = kStackBytes;
+    thread.entry.uc_link = nullptr;
+    makecontext(&thread.entry, &Emulator::enter, 0);
+  }
+  // Until the thread waits or ends. Contexts only begin threads: switching them goes through the
+  // kernel for the signal mask, five times the cost of a jump.
+  void resume(std::size_t index) {
+    running_ = index;
+    Thread& thread = threads_[index];
+    if (_setjmp(scheduler_) != 0) return;
+    if (thread.begun) _longjmp(thread.place, 1);
+    thread.begun = true;
+    setcontext(&thread.entry);
   }
   static void enter() {
     Emulator& self = *current;
@@ -112,6 +130,7 @@ class Emulator {
     self.body_(EmulatedLane(static_cast<int>(index), self.block_));
     self.threads_[index].done = true;
     ++self.progress_;
+    _longjmp(self.scheduler_, 1);
   }
 
   const std::function<void(const EmulatedLane&)>& body_;
@@ -121,7 +140,7 @@ class Emulator {
   std::vector<Barrier> warp_barriers_;
   Barrier block_barrier_;
   std::vector<Exchange> exchanges_;
-  ucontext_t scheduler_;
+  jmp_buf scheduler_;
   std::size_t running_ = 0;
   unsigned progress_ = 0;
 };
@@ -185,9 +204,9 @@ void EmulatedLane::dots(DotKind kind, std::int32_t (&acc)[4], const std::uint32_
       const int half = k / 16, quad = k % 16 / 4, shift = 8 * (k % 4);
       const std::uint32_t left = exchange.a[4 * g + quad][2 * half + high_row] >> shift & 0xffu;
       const std::uint32_t right = exchange.b[4 * column + quad][half] >> shift & 0xffu;
-      acc[i] += static_cast<std::int32_t>(left) *
-                (kind == DotKind::kUnsignedSigned ? static_cast<std::int8_t>(right)
-                                                  : static_cast<std::int32_t>(right));
+      acc[i] += static_cast<std::int32_t>(left) * (kind == DotKind::kUnsignedSigned
+                                                       ? static_cast<std::int8_t>(right)
+                                                       : static_cast<std::int32_t>(right));
     }
   }
   sync_warp();

@@ -31,14 +31,14 @@ int run_tests(int argc, char** argv);
 
 }  // namespace kvferry::cuda
 
-#define TEST_CASE(name)                                                          \
-  static void name();                                                            \
-  static const ::kvferry::cuda::Registration name##_registration(#name, name);   \
+#define TEST_CASE(name)                                                        \
+  static void name();                                                          \
+  static const ::kvferry::cuda::Registration name##_registration(#name, name); \
   static void name()
 
 // CHECK(condition) << "what to know when it fails";
-#define CHECK(condition)                                                                      \
-  for (bool checked = (condition); !checked; checked = true)                                  \
+#define CHECK(condition)                                     \
+  for (bool checked = (condition); !checked; checked = true) \
   ::kvferry::cuda::Failure(__FILE__, __LINE__, #condition).stream()
 
 namespace kvferry::cuda {

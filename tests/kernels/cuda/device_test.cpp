@@ -5,9 +5,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels/cuda/tests/check.h"
-#include "kernels/cuda/tests/decode_batch.h"
-#include "kernels/cuda/tests/encode_batch.h"
+#include "tests/kernels/cuda/check.h"
+#include "tests/kernels/cuda/decode_batch.h"
+#include "tests/kernels/cuda/encode_batch.h"
 
 namespace kvferry::cuda {
 namespace {
