@@ -53,7 +53,7 @@ reports=("$results"/*.xml)
 [ -e "${reports[0]}" ] || die "ctest has left no report in $results"
 read -r passed failed skipped < <(count_tests "${reports[@]}")
 if [ "$skipped" -ne 0 ]; then
-  note "$skipped skipped: instruction sets that this CPU lacks"
+  note "$skipped skipped: instruction sets, or a GPU, that this machine lacks"
 fi
 if [ "$failed" -ne 0 ]; then
   say "failed"

@@ -55,7 +55,8 @@ build() {
 port_in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # count_tests FILE...: reads ctest's JUnit files, prints "PASSED FAILED SKIPPED". A GoogleTest
-# program counts with its cases, any other test as one; a program that died is one failure.
+# program counts with its cases, any other test as one; a program that died is one failure, one that
+# says that this machine cannot run it (SKIP_RETURN_CODE) is skipped.
 count_tests() {
   awk '
     /<testcase / {
@@ -72,11 +73,14 @@ count_tests() {
     match($0, /\[  FAILED  \] [0-9]+ tests?, listed below/) {
       split(substr($0, RSTART, RLENGTH), word, " "); cases_failed += word[4]
     }
+    /<skipped message="SKIP_RETURN_CODE=/ { status = "skip" }
     open && (/<\/testcase>/ || /<testcase .*\/>/) {
       open = 0
       skipped += cases_skipped
       if (status == "run") {
         passed += cases_passed + cases_skipped > 0 ? cases_passed : 1
+      } else if (status == "skip") {
+        ++skipped
       } else {
         passed += cases_passed
         failed += cases_failed > 0 ? cases_failed : 1
@@ -87,6 +91,10 @@ count_tests() {
 
 # The names of the tests that did not pass, one a line.
 failed_tests() {
-  awk '/<testcase / && !/status="run"/ && match($0, /name="[^"]*"/) {
-         print substr($0, RSTART + 6, RLENGTH - 7) }' "$@"
+  awk '/<testcase / && match($0, /name="[^"]*"/) {
+         name = substr($0, RSTART + 6, RLENGTH - 7)
+         failed = !/status="run"/
+       }
+       /<skipped message="SKIP_RETURN_CODE=/ { failed = 0 }
+       failed && (/<\/testcase>/ || /<testcase .*\/>/) { print name; failed = 0 }' "$@"
 }
