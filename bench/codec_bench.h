@@ -4,9 +4,11 @@
 // tiles are; then the segments are reconstructed to f32. With 8 heads of 128 they are 16 MiB, so
 // they come out of the last cache at best, as KV does that was just computed. All rates count the
 // bytes of the values in bf16. Runs of everything and of the read ceiling alternate; medians are
-// reported. Rates of wire forms count the bytes of the plain segments instead. Before that,
-// attention on segments is compared with exact attention in double precision over what they
-// reconstruct to, and encoding twice must give equal bytes; nothing is measured when it does not.
+// reported. Writing to open tiles goes token by token, from rows that are in the core's cache, as
+// in a forward pass, beside the same of `raw`. Rates of wire forms count the bytes of the plain
+// segments instead. Before that, attention on segments is compared with exact attention in double
+// precision over what they reconstruct to, and encoding twice must give equal bytes; nothing is
+// measured when it does not.
 //
 // Errors are relative: the root mean square of what encoding changed over that of the values, of K
 // and V together, in the codec's domain. Data with outliers: of every ten channels one has 20 times
@@ -40,8 +42,10 @@ struct CodecBenchReport {
   double bits_per_value = 0.0;  // of a closed segment behind the first, its header included
   Spread encode_gbyte_s, reconstruct_gbyte_s;
   double read_ceiling_gbyte_s = 0.0, encode_share_of_read = 0.0;
-  // Of the time of bringing K and V into the domain and encoding, the part of the former.
-  double domain_share = 0.0;
+  // What the domain costs. Of the time of writing K and V to open tiles and encoding them, the part
+  // that bringing them into the domain adds to rounding them alone; and for a query head, q into
+  // the domain and o out of it.
+  double domain_share_of_encode = 0.0, domain_ns_per_query_head = 0.0;
   // With a wire stage: its own, and that of `zstd(level=1)` in its place. Zeros without.
   WireReport wire, zstd;
   double rmse_gaussian = 0.0, rmse_outliers = 0.0;

@@ -15,6 +15,16 @@ Codec::Codec(CodecTraits traits, std::string spec)
 void Codec::to_domain_q(float*, std::size_t, std::size_t) const {}
 void Codec::to_domain_k(float*, std::size_t, std::size_t) const {}
 void Codec::to_domain_v(float*, std::size_t, std::size_t) const {}
+void Codec::write_open_k(float* x, std::size_t heads, std::size_t head_dim, std::byte* out,
+                         std::size_t stride) const {
+  to_domain_k(x, heads, head_dim);
+  narrow_heads(traits_.open_dtype, x, heads, head_dim, out, stride);
+}
+void Codec::write_open_v(float* x, std::size_t heads, std::size_t head_dim, std::byte* out,
+                         std::size_t stride) const {
+  to_domain_v(x, heads, head_dim);
+  narrow_heads(traits_.open_dtype, x, heads, head_dim, out, stride);
+}
 void Codec::from_domain_o(float*, std::size_t, std::size_t) const {}
 
 void Codec::attend_open(const KvGeometry& geometry, std::uint32_t, std::uint32_t,

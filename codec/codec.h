@@ -2,7 +2,7 @@
 // attends on the segment as it is. docs/codecs.md describes the specs and the layouts.
 //
 // Life of KV under a codec (docs/ARCHITECTURE.md, "one answer"): a new token's K (after rope) and V
-// are brought into the codec's domain (to_domain_*), rounded to the open dtype, and written to the
+// are brought into the codec's domain, rounded to the open dtype, and written (write_open_*) to the
 // open tile. A query attends to every closed tile as encoded and to its own tile as it lies open.
 // When the tile's last token is in, encode() makes the closed segment, which never changes again.
 // On the wire and in stores a segment may go in another form (wrap, unwrap); it is never attended
@@ -103,6 +103,12 @@ class Codec {
   virtual void to_domain_q(float* x, std::size_t heads, std::size_t head_dim) const;
   virtual void to_domain_k(float* x, std::size_t heads, std::size_t head_dim) const;
   virtual void to_domain_v(float* x, std::size_t heads, std::size_t head_dim) const;
+  // The same of K, or of V, and rounding to the open dtype, fused where that is faster: head h of a
+  // token goes to out + h * stride, a slot of an open tile. x is of no more use.
+  virtual void write_open_k(float* x, std::size_t heads, std::size_t head_dim, std::byte* out,
+                            std::size_t stride) const;
+  virtual void write_open_v(float* x, std::size_t heads, std::size_t head_dim, std::byte* out,
+                            std::size_t stride) const;
   // Undoes on the normalised attention output what to_domain_v did to V.
   virtual void from_domain_o(float* x, std::size_t heads, std::size_t head_dim) const;
 

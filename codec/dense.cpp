@@ -38,6 +38,17 @@ void widen(OpenDtype dtype, const std::byte* values, std::size_t n, float* out) 
   kernels::dense_kernels().from_bf16(reinterpret_cast<const std::uint16_t*>(values), n, out);
 }
 
+void narrow_heads(OpenDtype dtype, const float* x, std::size_t heads, std::size_t head_dim,
+                  std::byte* out, std::size_t stride) {
+  for (std::size_t h = 0; h < heads; ++h, x += head_dim, out += stride) {
+    if (dtype == OpenDtype::kF32) {
+      std::memcpy(out, x, head_dim * sizeof(float));
+    } else {
+      kernels::dense_kernels().to_bf16(x, head_dim, reinterpret_cast<std::uint16_t*>(out));
+    }
+  }
+}
+
 namespace {
 
 // One grid block.

@@ -21,6 +21,10 @@ void attend_dense(OpenDtype dtype, std::uint32_t tokens, const std::byte* k, con
                   const QueryRows& queries, const std::uint32_t* visible,
                   kernels::AttentionStates states);
 
+// x: [heads][head_dim]; head h goes to out + h * stride, rounded to the dtype.
+void narrow_heads(OpenDtype dtype, const float* x, std::size_t heads, std::size_t head_dim,
+                  std::byte* out, std::size_t stride);
+
 void widen(OpenDtype dtype, const std::byte* values, std::size_t n, float* out);
 
 // What every codec asks of a geometry: heads that divide, counts that fit a segment's header.

@@ -29,6 +29,14 @@ class HadamardStage final : public DomainStage {
   void undo_o(float* x, std::size_t heads, std::size_t head_dim) const override {
     kernels::dense_kernels().hadamard(x, heads, head_dim);
   }
+  void write_k(float* x, std::size_t heads, std::size_t head_dim, std::uint16_t* out,
+               std::size_t stride) const override {
+    kernels::dense_kernels().hadamard_bf16(x, heads, head_dim, out, stride);
+  }
+  void write_v(float* x, std::size_t heads, std::size_t head_dim, std::uint16_t* out,
+               std::size_t stride) const override {
+    kernels::dense_kernels().hadamard_bf16(x, heads, head_dim, out, stride);
+  }
 };
 
 }  // namespace

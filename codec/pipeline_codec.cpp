@@ -128,6 +128,24 @@ void PipelineCodec::to_domain_v(float* x, std::size_t heads, std::size_t head_di
   for (const auto& stage : domain_) stage->apply_v(x, heads, head_dim);
 }
 
+void PipelineCodec::write_open_k(float* x, std::size_t heads, std::size_t head_dim, std::byte* out,
+                                 std::size_t stride) const {
+  if (!writes_through_domain()) return Codec::write_open_k(x, heads, head_dim, out, stride);
+  for (const auto& stage : std::span(domain_).first(domain_.size() - 1)) {
+    stage->apply_k(x, heads, head_dim);
+  }
+  domain_.back()->write_k(x, heads, head_dim, reinterpret_cast<std::uint16_t*>(out), stride / 2);
+}
+
+void PipelineCodec::write_open_v(float* x, std::size_t heads, std::size_t head_dim, std::byte* out,
+                                 std::size_t stride) const {
+  if (!writes_through_domain()) return Codec::write_open_v(x, heads, head_dim, out, stride);
+  for (const auto& stage : std::span(domain_).first(domain_.size() - 1)) {
+    stage->apply_v(x, heads, head_dim);
+  }
+  domain_.back()->write_v(x, heads, head_dim, reinterpret_cast<std::uint16_t*>(out), stride / 2);
+}
+
 void PipelineCodec::from_domain_o(float* x, std::size_t heads, std::size_t head_dim) const {
   for (auto stage = domain_.rbegin(); stage != domain_.rend(); ++stage) {
     (*stage)->undo_o(x, heads, head_dim);

@@ -32,6 +32,10 @@ class PipelineCodec final : public Codec {
   void to_domain_q(float* x, std::size_t heads, std::size_t head_dim) const override;
   void to_domain_k(float* x, std::size_t heads, std::size_t head_dim) const override;
   void to_domain_v(float* x, std::size_t heads, std::size_t head_dim) const override;
+  void write_open_k(float* x, std::size_t heads, std::size_t head_dim, std::byte* out,
+                    std::size_t stride) const override;
+  void write_open_v(float* x, std::size_t heads, std::size_t head_dim, std::byte* out,
+                    std::size_t stride) const override;
   void from_domain_o(float* x, std::size_t heads, std::size_t head_dim) const override;
   std::size_t segment_bytes(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                             std::uint32_t tokens) const override;
@@ -58,6 +62,10 @@ class PipelineCodec final : public Codec {
   const StorageStage& storage() const { return *storage_; }
 
  private:
+  // Whether the last domain stage rounds what it writes to an open tile.
+  bool writes_through_domain() const {
+    return !domain_.empty() && traits().open_dtype == OpenDtype::kBf16;
+  }
   bool is_open(std::uint32_t tokens) const { return tokens < tile_tokens(); }
   std::size_t head_bytes(const KvGeometry& geometry, TileId id, std::uint32_t tokens) const;
   std::vector<Plane> head_planes(const KvGeometry& geometry, TileId id, std::uint32_t tokens) const;

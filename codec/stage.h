@@ -31,6 +31,11 @@ class DomainStage {
   virtual void apply_k(float* x, std::size_t heads, std::size_t head_dim) const = 0;
   virtual void apply_v(float* x, std::size_t heads, std::size_t head_dim) const = 0;
   virtual void undo_o(float* x, std::size_t heads, std::size_t head_dim) const = 0;
+  // apply_k or apply_v, rounded to bf16: head h goes to out + h * stride. x is of no more use.
+  virtual void write_k(float* x, std::size_t heads, std::size_t head_dim, std::uint16_t* out,
+                       std::size_t stride) const = 0;
+  virtual void write_v(float* x, std::size_t heads, std::size_t head_dim, std::uint16_t* out,
+                       std::size_t stride) const = 0;
 };
 
 // Where a closed tile stands: everything but the values that its bytes may depend on.

@@ -3,9 +3,9 @@
 // a row's result depends on that row alone, never on how many rows are given or where it stands
 // among them (row determinism), and every sum has one fixed order per instruction set. All pointers
 // need the alignment of their element type only. rms_norm, rope, add, to_bf16, from_bf16, hadamard
-// and normalize give equal bits on every instruction set; the others on AVX2 and AVX-512. bf16
-// values are the upper half of an IEEE f32, rounded to nearest even, stored in uint16_t. No kernel
-// allocates, throws, or reads outside the shapes it is given.
+// (in f32 and bf16) and normalize give equal bits on every instruction set; the others on AVX2 and
+// AVX-512. bf16 values are the upper half of an IEEE f32, rounded to nearest even, stored in
+// uint16_t. No kernel allocates, throws, or reads outside the shapes it is given.
 #pragma once
 
 #include <cstddef>
@@ -46,6 +46,9 @@ struct DenseKernels {
   // multiplication by 1/sqrt(head_dim) rounded to f32. Its own inverse up to rounding. Equal bits
   // on every instruction set, because encoded bytes depend on it.
   void (*hadamard)(float* x, std::size_t heads, std::size_t head_dim);
+  // The same, then to_bf16, in one pass: row h goes to out + h * stride.
+  void (*hadamard_bf16)(const float* x, std::size_t heads, std::size_t head_dim, std::uint16_t* out,
+                        std::size_t stride);
 
   // Attention of `rows` query rows over one tile of dense keys and values of one KV head, merged
   // into `states`. k, v: [kTileTokens][head_dim], bf16 or f32. Row r sees the first visible[r]

@@ -345,8 +345,6 @@ void LlamaModel::rotate_and_store(std::uint32_t layer) {
     kernels.rope(q, cos_.data() + row * d / 2, sin_.data() + row * d / 2, q_heads + kv_heads, d);
     if (codec.traits().removes_bias) keep_bias_terms(layer, row, q);
     codec.to_domain_q(q, q_heads, d);
-    codec.to_domain_k(k, kv_heads, d);
-    codec.to_domain_v(v, kv_heads, d);
     step_.write_row(*part, layer, row - part->row0, k, v);
   });
 }

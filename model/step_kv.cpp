@@ -4,8 +4,6 @@
 #include <cstring>
 #include <string>
 
-#include "kernels/dense_kernels.h"
-
 namespace kvferry::model {
 namespace {
 
@@ -59,25 +57,17 @@ void StepKv::begin_layer(std::uint32_t layer) {
   }
 }
 
-void StepKv::write_row(const StepPart& part, std::uint32_t layer, std::uint32_t row, const float* k,
-                       const float* v) {
+void StepKv::write_row(const StepPart& part, std::uint32_t layer, std::uint32_t row, float* k,
+                       float* v) {
   const std::uint32_t tokens = part.tile_tokens();
-  const std::uint32_t position = part.start + row, slot = position % tokens;
+  const std::uint32_t position = part.start + row;
   const auto tile = dense_tile(part, layer, position / tokens);
-  const auto dtype = part.kv->codec->traits().open_dtype;
-  const std::size_t d = part.kv->geometry.head_dim, bytes = codec::bytes_of(dtype);
-  const auto put = [&](const float* from, std::byte* to) {
-    if (dtype == codec::OpenDtype::kF32) {
-      std::memcpy(to, from, d * 4);
-    } else {
-      kernels::dense_kernels().to_bf16(from, d, reinterpret_cast<std::uint16_t*>(to));
-    }
-  };
-  for (std::size_t head = 0; head < part.kv->geometry.kv_heads; ++head) {
-    const std::size_t at = (head * tokens + slot) * d * bytes;
-    put(k + head * d, tile.k + at);
-    put(v + head * d, tile.v + at);
-  }
+  const codec::KvGeometry& geometry = part.kv->geometry;
+  const codec::Codec& codec = *part.kv->codec;
+  const std::size_t slot_bytes = geometry.head_dim * codec::bytes_of(codec.traits().open_dtype);
+  const std::size_t slot = position % tokens * slot_bytes, head = tokens * slot_bytes;
+  codec.write_open_k(k, geometry.kv_heads, geometry.head_dim, tile.k + slot, head);
+  codec.write_open_v(v, geometry.kv_heads, geometry.head_dim, tile.v + slot, head);
 }
 
 Status StepKv::encode(ComputePool& pool, std::uint32_t layer) {

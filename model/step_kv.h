@@ -44,10 +44,9 @@ class StepKv {
 
   // Zeroes what the rows of this layer will not write. Engine thread.
   void begin_layer(std::uint32_t layer);
-  // k, v: [kv_heads][head_dim] f32 of row `row` of a part, in the codec's domain; rounds to its
-  // open dtype. Any.
-  void write_row(const StepPart& part, std::uint32_t layer, std::uint32_t row, const float* k,
-                 const float* v);
+  // k, v: [kv_heads][head_dim] f32 of row `row` of a part, not yet in the codec's domain; of no
+  // more use after. Any.
+  void write_row(const StepPart& part, std::uint32_t layer, std::uint32_t row, float* k, float* v);
   // The dense memory of tile `tile`, first_tile() <= tile <= last_tile(). Any.
   codec::OpenTile dense_tile(const StepPart& part, std::uint32_t layer, std::uint32_t tile) const;
   // Encodes the tiles that close, on the pool. Engine thread.

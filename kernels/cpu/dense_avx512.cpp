@@ -12,6 +12,7 @@ const DenseKernels kDenseAvx512 = {
     .to_bf16 = to_bf16,
     .from_bf16 = from_bf16,
     .hadamard = hadamard,
+    .hadamard_bf16 = hadamard_bf16,
     .attend_dense_bf16 = attend_bf16,
     .attend_dense_f32 = attend_f32,
     .score_terms = score_terms,

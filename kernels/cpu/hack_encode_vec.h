@@ -1,37 +1,15 @@
-// What the encoding kernels of hack need of a float register beyond dense_vec.h, for AVX-512 and
+// What the encoding kernels of hack need of a register beyond words_vec.h, for AVX-512 and
 // AVX2. Included only by hack_encode_<isa>.cpp; all of it has internal linkage.
 #pragma once
 
-#include "kernels/cpu/dense_vec.h"
+#include "kernels/cpu/words_vec.h"
 
 namespace kvferry::kernels {
 namespace {
 
 #if defined(__AVX512F__)
 
-using Words = __m512i;  // the bits of V as 32-bit integers
 using Mask = __mmask16;
-
-KVFERRY_INLINE Words words_of(V v) { return _mm512_castps_si512(v); }
-KVFERRY_INLINE V floats_of(Words w) { return _mm512_castsi512_ps(w); }
-KVFERRY_INLINE Words broadcast_word(int w) { return _mm512_set1_epi32(w); }
-KVFERRY_INLINE Words word_add(Words a, Words b) { return _mm512_add_epi32(a, b); }
-KVFERRY_INLINE Words word_and(Words a, Words b) { return _mm512_and_si512(a, b); }
-KVFERRY_INLINE Words word_or(Words a, Words b) { return _mm512_or_si512(a, b); }
-KVFERRY_INLINE Words broadcast_byte(char b) { return _mm512_set1_epi8(b); }
-KVFERRY_INLINE Words shift_left(Words w, int n) {
-  return _mm512_sll_epi32(w, _mm_cvtsi32_si128(n));
-}
-KVFERRY_INLINE Words shift_right(Words w, int n) {
-  return _mm512_srl_epi32(w, _mm_cvtsi32_si128(n));
-}
-template <int N>
-KVFERRY_INLINE Words shift_right(Words w) {
-  return _mm512_srli_epi32(w, N);
-}
-KVFERRY_INLINE Words sign_of(Words w) { return _mm512_srai_epi32(w, 31); }
-KVFERRY_INLINE Words word_min(Words a, Words b) { return _mm512_min_epi32(a, b); }
-KVFERRY_INLINE Words word_max(Words a, Words b) { return _mm512_max_epi32(a, b); }
 
 KVFERRY_INLINE Mask less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 KVFERRY_INLINE V where(Mask mask, V a, V b) { return _mm512_mask_mov_ps(b, mask, a); }
@@ -43,7 +21,6 @@ KVFERRY_INLINE V nearest_integer(V v) {
 
 KVFERRY_INLINE V root(V v) { return _mm512_sqrt_ps(v); }
 
-KVFERRY_INLINE void store_words(void* p, Words w) { _mm512_storeu_si512(p, w); }
 KVFERRY_INLINE void store_bf16(std::uint16_t* out, V v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
                       _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v), 16)));
@@ -69,29 +46,7 @@ KVFERRY_INLINE std::size_t find_not_finite(const std::uint16_t* x, std::size_t n
 
 #else
 
-using Words = __m256i;
 using Mask = __m256;
-
-KVFERRY_INLINE Words words_of(V v) { return _mm256_castps_si256(v); }
-KVFERRY_INLINE V floats_of(Words w) { return _mm256_castsi256_ps(w); }
-KVFERRY_INLINE Words broadcast_word(int w) { return _mm256_set1_epi32(w); }
-KVFERRY_INLINE Words word_add(Words a, Words b) { return _mm256_add_epi32(a, b); }
-KVFERRY_INLINE Words word_and(Words a, Words b) { return _mm256_and_si256(a, b); }
-KVFERRY_INLINE Words word_or(Words a, Words b) { return _mm256_or_si256(a, b); }
-KVFERRY_INLINE Words broadcast_byte(char b) { return _mm256_set1_epi8(b); }
-KVFERRY_INLINE Words shift_left(Words w, int n) {
-  return _mm256_sll_epi32(w, _mm_cvtsi32_si128(n));
-}
-KVFERRY_INLINE Words shift_right(Words w, int n) {
-  return _mm256_srl_epi32(w, _mm_cvtsi32_si128(n));
-}
-template <int N>
-KVFERRY_INLINE Words shift_right(Words w) {
-  return _mm256_srli_epi32(w, N);
-}
-KVFERRY_INLINE Words sign_of(Words w) { return _mm256_srai_epi32(w, 31); }
-KVFERRY_INLINE Words word_min(Words a, Words b) { return _mm256_min_epi32(a, b); }
-KVFERRY_INLINE Words word_max(Words a, Words b) { return _mm256_max_epi32(a, b); }
 
 KVFERRY_INLINE Mask less(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 KVFERRY_INLINE V where(Mask mask, V a, V b) { return _mm256_blendv_ps(b, a, mask); }
@@ -103,9 +58,6 @@ KVFERRY_INLINE V nearest_integer(V v) {
 
 KVFERRY_INLINE V root(V v) { return _mm256_sqrt_ps(v); }
 
-KVFERRY_INLINE void store_words(void* p, Words w) {
-  _mm256_storeu_si256(static_cast<__m256i*>(p), w);
-}
 KVFERRY_INLINE void store_bf16(std::uint16_t* out, V v) {
   const __m256i halves = _mm256_srli_epi32(_mm256_castps_si256(v), 16);
   _mm_storeu_si128(
@@ -147,11 +99,7 @@ KVFERRY_INLINE V round_down(V v) {
 KVFERRY_INLINE V round_up_positive(V v) {
   return upper_half_of(word_add(words_of(v), broadcast_word(0xffff)));
 }
-KVFERRY_INLINE V round_nearest(V v) {
-  const Words bits = words_of(v);
-  const Words odd = word_and(shift_right<16>(bits), broadcast_word(1));
-  return upper_half_of(word_add(bits, word_add(odd, broadcast_word(0x7fff))));
-}
+KVFERRY_INLINE V round_nearest(V v) { return upper_half_of(rounded(v)); }
 
 }  // namespace
 }  // namespace kvferry::kernels

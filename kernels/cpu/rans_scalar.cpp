@@ -39,15 +39,14 @@ bool decode_careful(const RansDecodeTable& table, RansDecoder& decoder, std::byt
 bool decode(const RansDecodeTable& table, RansDecoder& decoder, std::byte* out, std::size_t n) {
   const std::size_t lanes = decoder.lanes;
   while (n >= lanes && decoder.end - decoder.next >= static_cast<std::ptrdiff_t>(2 * lanes)) {
-    // Enough words for a whole round, so a word is read whether it is wanted or not: a branch would
-    // be guessed wrong every other time.
+    // Enough words for a whole round, so a word is read whether it is wanted or not, and put to use
+    // in arithmetic: a branch would be guessed wrong every other time.
     const std::byte* next = decoder.next;
     for (std::size_t lane = 0; lane < lanes; ++lane) {
       const std::uint32_t state = step(table, decoder.state[lane], out + lane);
-      const bool wants = state < kRansLow;
-      const std::uint32_t refilled = state << 16 | load_word(next);
-      decoder.state[lane] = wants ? refilled : state;
-      next += wants ? 2 : 0;
+      const std::uint32_t wants = state < kRansLow ? 1 : 0;
+      decoder.state[lane] = state << (16 * wants) | (load_word(next) & (0 - wants));
+      next += 2 * wants;
     }
     decoder.next = next;
     out += lanes;

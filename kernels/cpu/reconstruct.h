@@ -13,8 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cpu/dense_vec.h"
 #include "kernels/cpu/reconstruct_tables.h"
+#include "kernels/cpu/words_vec.h"
 #include "kernels/dense_kernels.h"
 
 namespace kvferry::kernels {
@@ -23,86 +23,15 @@ namespace {
 constexpr std::size_t kBlockTokens = 64;
 constexpr float kLargest = 0x1.fffffep127f;
 
+// v, but `word` in lanes [first, first + count); AVX2: in the upper half.
 #if defined(__AVX512F__)
-using Words = __m512i;
-KVFERRY_INLINE Words words_of(V v) { return _mm512_castps_si512(v); }
-KVFERRY_INLINE Words same_words(std::uint32_t v) { return _mm512_set1_epi32(static_cast<int>(v)); }
-KVFERRY_INLINE Words load_words_at(const void* p) { return _mm512_loadu_si512(p); }
-KVFERRY_INLINE Words and_words(Words a, Words b) { return _mm512_and_si512(a, b); }
-KVFERRY_INLINE Words or_words(Words a, Words b) { return _mm512_or_si512(a, b); }
-KVFERRY_INLINE Words shifted_down(Words v, __m128i by) { return _mm512_srl_epi32(v, by); }
-KVFERRY_INLINE Words shifted_down(Words v, Words by) { return _mm512_srlv_epi32(v, by); }
-template <int N>
-KVFERRY_INLINE Words shifted_up(Words v) {
-  return _mm512_slli_epi32(v, N);
-}
-template <int N>
-KVFERRY_INLINE Words shifted_down(Words v) {
-  return _mm512_srli_epi32(v, N);
-}
-KVFERRY_INLINE V to_floats(Words v) { return _mm512_cvtepi32_ps(v); }
-// v, but `word` in lanes [first, first + count).
-KVFERRY_INLINE Words with_word(Words v, std::uint32_t word, int first, int count) {
+KVFERRY_INLINE Words with_word(Words v, int word, int first, int count) {
   const auto lanes = static_cast<__mmask16>(((1u << count) - 1u) << first);
-  return _mm512_mask_set1_epi32(v, lanes, static_cast<int>(word));
+  return _mm512_mask_set1_epi32(v, lanes, word);
 }
-// To nearest even, in the upper halves.
-KVFERRY_INLINE Words rounded(V v) {
-  const Words bits = words_of(v);
-  const __mmask16 odd = _mm512_test_epi32_mask(bits, same_words(0x10000));
-  const Words up = _mm512_add_epi32(bits, same_words(0x7fff));
-  return _mm512_mask_add_epi32(up, odd, bits, same_words(0x8000));
-}
-// The upper halves of all words of a, then of b.
-KVFERRY_INLINE Words upper_halves(Words a, Words b) {
-  alignas(64) static constexpr std::uint16_t kUpper[32] = {
-      1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  return _mm512_permutex2var_epi16(a, load_words_at(kUpper), b);
-}
-KVFERRY_INLINE Words finite_halves(Words v) {
-  const Words no_more = _mm512_min_epi16(v, _mm512_set1_epi16(0x7f7f));
-  return _mm512_min_epu16(no_more, _mm512_set1_epi16(static_cast<short>(0xff7f)));
-}
-KVFERRY_INLINE void store_words(void* p, Words v) { _mm512_storeu_si512(p, v); }
 #else
-using Words = __m256i;
-KVFERRY_INLINE Words words_of(V v) { return _mm256_castps_si256(v); }
-KVFERRY_INLINE Words same_words(std::uint32_t v) { return _mm256_set1_epi32(static_cast<int>(v)); }
-KVFERRY_INLINE Words load_words_at(const void* p) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-}
-KVFERRY_INLINE Words and_words(Words a, Words b) { return _mm256_and_si256(a, b); }
-KVFERRY_INLINE Words or_words(Words a, Words b) { return _mm256_or_si256(a, b); }
-KVFERRY_INLINE Words shifted_down(Words v, __m128i by) { return _mm256_srl_epi32(v, by); }
-KVFERRY_INLINE Words shifted_down(Words v, Words by) { return _mm256_srlv_epi32(v, by); }
-template <int N>
-KVFERRY_INLINE Words shifted_up(Words v) {
-  return _mm256_slli_epi32(v, N);
-}
-template <int N>
-KVFERRY_INLINE Words shifted_down(Words v) {
-  return _mm256_srli_epi32(v, N);
-}
-KVFERRY_INLINE V to_floats(Words v) { return _mm256_cvtepi32_ps(v); }
-KVFERRY_INLINE Words with_word(Words v, std::uint32_t word, int, int) {  // in the upper half
-  return _mm256_blend_epi32(v, same_words(word), 0xf0);
-}
-KVFERRY_INLINE Words rounded(V v) {
-  const Words bits = words_of(v);
-  const Words odd = and_words(shifted_down<16>(bits), same_words(1));
-  return _mm256_add_epi32(_mm256_add_epi32(bits, same_words(0x7fff)), odd);
-}
-KVFERRY_INLINE Words upper_halves(Words a, Words b) {
-  const Words halves = _mm256_packus_epi32(shifted_down<16>(a), shifted_down<16>(b));
-  return _mm256_permute4x64_epi64(halves, 0b11011000);
-}
-KVFERRY_INLINE Words finite_halves(Words v) {
-  const Words no_more = _mm256_min_epi16(v, _mm256_set1_epi16(0x7f7f));
-  return _mm256_min_epu16(no_more, _mm256_set1_epi16(static_cast<short>(0xff7f)));
-}
-KVFERRY_INLINE void store_words(void* p, Words v) {
-  _mm256_storeu_si256(static_cast<__m256i*>(p), v);
+KVFERRY_INLINE Words with_word(Words v, int word, int, int) {
+  return _mm256_blend_epi32(v, broadcast_word(word), 0xf0);
 }
 #endif
 
@@ -116,7 +45,6 @@ KVFERRY_INLINE void put(float* out, V a, V b) {
   store(out + kLanes, within(b, kLargest));
 }
 KVFERRY_INLINE void put(std::uint16_t* out, V a, V b) {
-  // Infinities are one above the largest of their sign, as signed and as unsigned numbers.
   store_words(out, finite_halves(upper_halves(rounded(a), rounded(b))));
 }
 
@@ -126,8 +54,8 @@ struct CodePlane {
   std::size_t dim;
 };
 
-KVFERRY_INLINE std::uint32_t word_at(const std::byte* p) {
-  std::uint32_t word;
+KVFERRY_INLINE int word_at(const std::byte* p) {
+  int word;
   __builtin_memcpy(&word, p, sizeof(word));
   return word;
 }
@@ -137,9 +65,9 @@ KVFERRY_INLINE std::uint32_t word_at(const std::byte* p) {
 template <std::uint32_t kBits, std::uint32_t kIndex = 0, class Subs>
 KVFERRY_INLINE Words whole_codes(const Subs& subs, std::size_t at) {
   constexpr HackSubPlane kSub = kHackSubPlanes[kBits].part[kIndex];
-  const Words part = shifted_up<kSub.shift>(subs.template at<kSub.bits>(kIndex, at));
+  const Words part = shift_left<kSub.shift>(subs.template at<kSub.bits>(kIndex, at));
   if constexpr (kIndex + 1 < kHackSubPlanes[kBits].count) {
-    return or_words(part, whole_codes<kBits, kIndex + 1>(subs, at));
+    return word_or(part, whole_codes<kBits, kIndex + 1>(subs, at));
   } else {
     return part;
   }
@@ -165,30 +93,30 @@ class ChannelCodes {
     for (std::uint32_t i = 0; i < kSubs.count; ++i) {
       const HackSubPlane sub = kSubs.part[i];
       words_[i] = plane.codes + 8 * plane.dim * sub.shift + channel * sub.bits / 32 * kRow;
-      first_[i] = _mm_cvtsi32_si128(static_cast<int>(channel / 4 * sub.bits % 8));
+      first_[i] = static_cast<int>(channel / 4 * sub.bits % 8);
     }
   }
   template <std::uint32_t kWidth>
   KVFERRY_INLINE Words at(std::uint32_t index, std::size_t token) const {
     constexpr int kOfAWord = 32 / kWidth < kLanes ? 32 / kWidth : kLanes;
     const std::byte* word = words_[index] + 4 * token;
-    Words all = same_words(word_at(word));
+    Words all = broadcast_word(word_at(word));
     if constexpr (kOfAWord < kLanes) {
       for (int lane = kOfAWord; lane < kLanes; lane += kOfAWord) {
         word += kRow;
         all = with_word(all, word_at(word), lane, kOfAWord);
       }
     } else if constexpr (kOfAWord < 32 / kWidth) {
-      all = shifted_down(all, first_[index]);
+      all = shift_right(all, first_[index]);
     }
-    const Words places = load_words_at(kChannelPlaces<kWidth>.bit);
-    return and_words(shifted_down(all, places), same_words((1u << kWidth) - 1));
+    const Words places = words_at(kChannelPlaces<kWidth>.bit);
+    return word_and(shift_right(all, places), broadcast_word((1 << kWidth) - 1));
   }
 
  private:
   static constexpr std::size_t kRow = 4 * kBlockTokens;  // bytes from a channel's word to the next
   const std::byte* words_[3];
-  __m128i first_[3];
+  int first_[3];
 };
 
 // V's codes of one token, of any kLanes channels.
@@ -200,18 +128,18 @@ class TokenCodes {
     for (std::uint32_t i = 0; i < kSubs.count; ++i) {
       const HackSubPlane sub = kSubs.part[i];
       words_[i] = plane.codes + 8 * plane.dim * sub.shift + 4 * (token * sub.bits / 32 * plane.dim);
-      place_[i] = _mm_cvtsi32_si128(static_cast<int>(token % 4 * 8 + token / 4 * sub.bits % 8));
+      place_[i] = static_cast<int>(token % 4 * 8 + token / 4 * sub.bits % 8);
     }
   }
   template <std::uint32_t kWidth>
   KVFERRY_INLINE Words at(std::uint32_t index, std::size_t channel) const {
-    const Words words = load_words_at(words_[index] + 4 * channel);
-    return and_words(shifted_down(words, place_[index]), same_words((1u << kWidth) - 1));
+    const Words words = words_at(words_[index] + 4 * channel);
+    return word_and(shift_right(words, place_[index]), broadcast_word((1 << kWidth) - 1));
   }
 
  private:
   const std::byte* words_[3];
-  __m128i place_[3];
+  int place_[3];
 };
 
 // A plane of bf16 in f32, so that both its lanes and single values are one load.

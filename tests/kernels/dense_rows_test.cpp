@@ -246,6 +246,29 @@ TEST_P(DenseRows, BitsOfPlainKernelsAreThoseOfScalar) {
   }
 }
 
+// Also with values that are not finite, of which every one of a row becomes something such.
+TEST_P(DenseRows, HadamardInBf16IsHadamardRounded) {
+  const float nan = std::bit_cast<float>(0x7fffffffu);
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const std::size_t n : {2, 8, 16, 32, 64, 128, 256}) {
+    std::vector<float> x = normal_values(6 * n, 17);
+    x[n] = nan;
+    x[2 * n + 1] = infinity;
+    x[3 * n] = 1e-41f;
+    for (std::size_t i = 4 * n; i < 5 * n; ++i) x[i] *= 1e-38f;
+    std::vector<float> rotated = x;
+    kernels().hadamard(rotated.data(), 6, n);
+    const std::size_t stride = n + 3;
+    std::vector<std::uint16_t> want(6 * stride, 0xabcd), got = want;
+    for (std::size_t head = 0; head < 6; ++head) {
+      kernels().to_bf16(rotated.data() + head * n, n, want.data() + head * stride);
+    }
+    kernels().hadamard_bf16(x.data(), 6, n, got.data(), stride);
+    ASSERT_EQ(got, want) << n;
+    ASSERT_TRUE(std::isnan(f32_from_bf16(got[stride]))) << n;
+  }
+}
+
 TEST_P(DenseRows, HadamardOfARowDependsOnThatRowAlone) {
   for (std::size_t n : {8, 64, 128}) {
     const std::vector<float> before = normal_values(6 * n, 14);
