@@ -333,7 +333,7 @@ class Peers {
   std::vector<std::vector<double>> ns_;
 };
 
-void fill_ratios(const Subject& subject, AttentionBenchReport& r) {
+void fill_ratios(const Subject& subject, const Subject& bf16, AttentionBenchReport& r) {
   const double operations = 2.0 * 2.0 * r.group * r.head_dim;
   r.bytes_per_token_kv_head = subject.bytes_per_token_kv_head();
   r.speedup_over_bf16 = r.bf16_ns_per_token_kv_head / r.ns_per_token_kv_head;
@@ -341,6 +341,9 @@ void fill_ratios(const Subject& subject, AttentionBenchReport& r) {
   r.read_gbyte_s = bytes_each / r.ns_per_token_kv_head;
   r.roofline_ns = std::max(bytes_each / r.read_ceiling_gbyte_s, operations / r.dot_ceiling_gops);
   r.over_roofline = r.ns_per_token_kv_head / r.roofline_ns;
+  r.bf16_roofline_ns = std::max(bf16.bytes_per_token_kv_head() / r.queries / r.read_ceiling_gbyte_s,
+                                operations / r.bf16_dot_ceiling_gops);
+  r.bf16_over_roofline = r.bf16_ns_per_token_kv_head / r.bf16_roofline_ns;
 }
 
 }  // namespace
@@ -373,10 +376,11 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
   report.working_set_bytes = subject->bytes();
   Peers peers;
   KVF_RETURN_IF_ERROR(peers.create(options, subject->tile_tokens(), bf16->bytes()));
-  std::vector<double> ns, bias_ns, bf16_ns, reads, dots;
+  std::vector<double> ns, bias_ns, bf16_ns, reads, dots, float_dots;
   for (int run = 0; run <= options.runs; ++run) {
     const double read = read_ceiling_gbyte_s(pool, bf16->memory());
     const double dot = dot_ceiling_gops(pool);
+    const double float_dot = float_dot_ceiling_gops(pool);
     const double own = subject->run();
     const double biased = options.k_bias ? subject->run_with_k_bias() : 0.0;
     const double dense = bf16->run();
@@ -384,6 +388,7 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
     if (run == 0) continue;  // warm-up
     reads.push_back(read);
     dots.push_back(dot);
+    float_dots.push_back(float_dot);
     ns.push_back(own);
     bias_ns.push_back(biased);
     bf16_ns.push_back(dense);
@@ -399,8 +404,9 @@ Result<AttentionBenchReport> run_attention_bench(const AttentionBenchOptions& op
   }
   report.read_ceiling_gbyte_s = median(reads);
   report.dot_ceiling_gops = median(dots);
+  report.bf16_dot_ceiling_gops = median(float_dots);
   report.peers = peers.reports(report.ns_per_token_kv_head);
-  fill_ratios(*subject, report);
+  fill_ratios(*subject, *bf16, report);
   return report;
 }
 
@@ -432,6 +438,9 @@ boost::json::object to_json(const AttentionBenchReport& r) {
           {"ns_max", r.ns_max},
           {"bf16_ns_per_token_kv_head", r.bf16_ns_per_token_kv_head},
           {"speedup_over_bf16", r.speedup_over_bf16},
+          {"bf16_dot_ceiling_gops", r.bf16_dot_ceiling_gops},
+          {"bf16_roofline_ns", r.bf16_roofline_ns},
+          {"bf16_over_roofline", r.bf16_over_roofline},
           {"k_bias_pairs", r.k_bias_pairs},
           {"k_bias_ns_per_token_kv_head", r.k_bias_ns_per_token_kv_head},
           {"k_bias_cost", r.k_bias_cost},
@@ -453,11 +462,13 @@ std::string to_text(const AttentionBenchReport& r) {
       "{}, {} tokens, {} KV heads x {}, {} query heads each, {} query tokens, {} threads, {}\n"
       "  {:.2f} ns per token and KV head ({:.2f} to {:.2f} in {} runs), bf16 {:.2f}: {:.1f} times\n"
       "  {:.1f} bytes each, {:.1f} GB/s of {:.1f}; roofline {:.2f} ns ({:.0f} GOP/s): {:.2f} over\n"
+      "  bf16's roofline {:.2f} ns ({:.0f} GFLOP/s of f32): {:.2f} over\n"
       "  error: rms {:.2e} (predicted {:.2e}), largest {:.2e} (bound {:.2e})\n",
       r.codec, r.tokens, r.kv_heads, r.head_dim, r.group, r.queries, r.threads, r.isa,
       r.ns_per_token_kv_head, r.ns_min, r.ns_max, r.runs, r.bf16_ns_per_token_kv_head,
       r.speedup_over_bf16, r.bytes_per_token_kv_head, r.read_gbyte_s, r.read_ceiling_gbyte_s,
-      r.roofline_ns, r.dot_ceiling_gops, r.over_roofline, r.rms_error, r.predicted_rms_error,
+      r.roofline_ns, r.dot_ceiling_gops, r.over_roofline, r.bf16_roofline_ns,
+      r.bf16_dot_ceiling_gops, r.bf16_over_roofline, r.rms_error, r.predicted_rms_error,
       r.max_error, r.error_bound);
   if (r.k_bias_pairs > 0) {
     text +=

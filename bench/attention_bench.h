@@ -43,6 +43,8 @@ struct AttentionBenchReport {
   // Nanoseconds of a query token for one token of the cache and KV head: median and spread.
   double ns_per_token_kv_head = 0.0, ns_min = 0.0, ns_max = 0.0;
   double bf16_ns_per_token_kv_head = 0.0, speedup_over_bf16 = 0.0;
+  // The same roofline for bf16: its bytes, and its products at the ceiling of f32.
+  double bf16_dot_ceiling_gops = 0.0, bf16_roofline_ns = 0.0, bf16_over_roofline = 0.0;
   double bytes_per_token_kv_head = 0.0, read_gbyte_s = 0.0;
   double read_ceiling_gbyte_s = 0.0, dot_ceiling_gops = 0.0;
   // With k_bias: pairs of channels in a head, time with them, and that over the time without.

@@ -18,6 +18,18 @@ double seconds_since(std::uint64_t begin_ns) {
   return static_cast<double>(monotonic_ns() - begin_ns) * 1e-9;
 }
 
+// Of all threads of the pool together, in 1e9 a second.
+double operations_gops(ComputePool& pool, double (*dots)(std::uint64_t rounds)) {
+  std::atomic<double> operations{0.0};
+  const std::uint64_t begin_ns = monotonic_ns();
+  pool.parallel_for(pool.threads(), [&](std::size_t, int) {
+    double done = 0.0;
+    while (monotonic_ns() - begin_ns < kDotsNs) done += dots(2000);
+    operations += done;
+  });
+  return operations / seconds_since(begin_ns) * 1e-9;
+}
+
 }  // namespace
 
 std::string cpu_name() {
@@ -42,15 +54,11 @@ std::size_t last_level_cache() {
 }
 
 double dot_ceiling_gops(ComputePool& pool) {
-  const auto& kernels = kernels::ceiling_kernels(kernels::active_isa());
-  std::atomic<double> operations{0.0};
-  const std::uint64_t begin_ns = monotonic_ns();
-  pool.parallel_for(pool.threads(), [&](std::size_t, int) {
-    double done = 0.0;
-    while (monotonic_ns() - begin_ns < kDotsNs) done += kernels.dots(2000);
-    operations += done;
-  });
-  return operations / seconds_since(begin_ns) * 1e-9;
+  return operations_gops(pool, kernels::ceiling_kernels(kernels::active_isa()).dots);
+}
+
+double float_dot_ceiling_gops(ComputePool& pool) {
+  return operations_gops(pool, kernels::ceiling_kernels(kernels::active_isa()).float_dots);
 }
 
 double read_ceiling_gbyte_s(ComputePool& pool, std::span<const std::byte> memory) {

@@ -20,6 +20,21 @@ double dots(std::uint64_t rounds) {
   return static_cast<double>(rounds) * kSums * 64 * 2;
 }
 
+// Twelve sums: fma takes four cycles and two start in each.
+double float_dots(std::uint64_t rounds) {
+  constexpr int kSums = 12;
+  __m512 sums[kSums];
+  __m512 k = _mm512_set1_ps(3.0f);
+  __m512 q = _mm512_set1_ps(1.0f);
+  for (auto& sum : sums) sum = _mm512_setzero_ps();
+  for (std::uint64_t round = 0; round < rounds; ++round) {
+    asm volatile("" : "+v"(k), "+v"(q));
+    for (auto& sum : sums) sum = _mm512_fmadd_ps(k, q, sum);
+  }
+  for (auto& sum : sums) asm volatile("" : "+v"(sum));
+  return static_cast<double>(rounds) * kSums * 16 * 2;
+}
+
 std::uint64_t read(const std::byte* bytes, std::size_t n) {
   constexpr int kSums = 8;
   __m512i sums[kSums];
@@ -35,6 +50,6 @@ std::uint64_t read(const std::byte* bytes, std::size_t n) {
 
 }  // namespace
 
-const CeilingKernels kCeilingsAvx512 = {dots, read};
+const CeilingKernels kCeilingsAvx512 = {dots, float_dots, read};
 
 }  // namespace kvferry::kernels

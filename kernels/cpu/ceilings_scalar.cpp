@@ -1,3 +1,5 @@
+#include <immintrin.h>
+
 #include <cstring>
 
 #include "kernels/cpu/ceilings_tables.h"
@@ -20,6 +22,22 @@ double dots(std::uint64_t rounds) {
   return static_cast<double>(rounds) * kSums * 2;
 }
 
+double float_dots(std::uint64_t rounds) {
+  constexpr int kSums = 8;
+  __m128 sums[kSums];
+  __m128 k = _mm_set1_ps(3.0f);
+  __m128 q = _mm_set1_ps(1.0f);
+  for (auto& sum : sums) sum = _mm_setzero_ps();
+  for (std::uint64_t round = 0; round < rounds; ++round) {
+    for (auto& sum : sums) {
+      asm volatile("" : "+x"(k), "+x"(q));
+      sum = _mm_add_ps(sum, _mm_mul_ps(k, q));
+    }
+  }
+  for (auto& sum : sums) asm volatile("" : "+x"(sum));
+  return static_cast<double>(rounds) * kSums * 4 * 2;
+}
+
 std::uint64_t read(const std::byte* bytes, std::size_t n) {
   std::uint64_t sums[4] = {};
   for (std::size_t at = 0; at < n; at += sizeof sums) {
@@ -32,6 +50,6 @@ std::uint64_t read(const std::byte* bytes, std::size_t n) {
 
 }  // namespace
 
-const CeilingKernels kCeilingsScalar = {dots, read};
+const CeilingKernels kCeilingsScalar = {dots, float_dots, read};
 
 }  // namespace kvferry::kernels

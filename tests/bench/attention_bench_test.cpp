@@ -35,6 +35,10 @@ TEST(AttentionBench, CountsAndAddsUp) {
                    std::max(report->bytes_per_token_kv_head / report->read_ceiling_gbyte_s,
                             operations / report->dot_ceiling_gops));
   EXPECT_DOUBLE_EQ(report->over_roofline, report->ns_per_token_kv_head / report->roofline_ns);
+  EXPECT_DOUBLE_EQ(report->bf16_over_roofline,
+                   report->bf16_ns_per_token_kv_head / report->bf16_roofline_ns);
+  EXPECT_GE(report->bf16_roofline_ns, operations / report->bf16_dot_ceiling_gops);
+  EXPECT_GE(report->bf16_roofline_ns, 4.0 * 64 / report->read_ceiling_gbyte_s);
   EXPECT_GT(report->rms_error, 0.0);
   EXPECT_LE(report->max_error, report->error_bound);
   EXPECT_EQ(to_json(*report).at("codec").as_string(), "hack(k=2,v=2)");
