@@ -2,17 +2,10 @@
 #include <algorithm>
 #include <bit>
 
-#include "kernels/cpu/hack_encode_common.h"
-#include "kernels/dense_kernels.h"
+#include "kernels/cpu/hack_balance_turns.h"
 
 namespace kvferry::kernels {
 namespace {
-
-// Sums over the tokens and over the channels of a tile; the squares become variances.
-struct Moments {
-  float token_sum[kHackMaxRows], token_square[kHackMaxRows];
-  float channel_sum[kMaxHeadDim], channel_square[kMaxHeadDim];
-};
 
 // i with i + 8, then i + 4, i + 2, i + 1.
 float tree_sum(float (&part)[16]) {
@@ -22,7 +15,6 @@ float tree_sum(float (&part)[16]) {
   return part[0];
 }
 
-// Of the values multiplied by a (tokens), then by b (channels).
 void add_moments(const std::uint16_t* x, std::uint32_t tokens, std::uint32_t head_dim,
                  const float* a, const float* b, Moments& m) {
   for (std::uint32_t d = 0; d < head_dim; ++d) m.channel_sum[d] = m.channel_square[d] = 0.0f;
@@ -77,29 +69,7 @@ float hack_inverse_magnitude(const std::uint16_t* x, std::size_t n) {
 
 void hack_balance_scalar(const std::uint16_t* x, std::uint32_t tokens, std::uint32_t head_dim,
                          std::uint16_t* token_factor, std::uint16_t* channel_factor) {
-  const float unit = hack_inverse_magnitude(x, std::size_t{tokens} * head_dim);
-  float a[kHackMaxRows], b[kMaxHeadDim];
-  std::fill(a, a + tokens, unit);
-  std::fill(b, b + head_dim, 1.0f);
-  float least = 0.0f;
-  for (int step = 0;; ++step) {
-    Moments m;
-    add_moments(x, tokens, head_dim, a, b, m);
-    to_variances(m.token_sum, m.token_square, tokens, 1.0f / static_cast<float>(head_dim));
-    to_variances(m.channel_sum, m.channel_square, head_dim, 1.0f / static_cast<float>(tokens));
-    const float imbalance = imbalance_of(m, tokens, head_dim);
-    if (step == 0 || imbalance < least) {
-      least = imbalance;
-      store_factors(a, unit, tokens, token_factor);
-      store_factors(b, 1.0f, head_dim, channel_factor);
-    }
-    if (step == kHackBalanceSteps) return;
-    if (step % 2 == 0) {
-      divide_by_roots(b, m.channel_square, head_dim);
-    } else {
-      divide_by_roots(a, m.token_square, tokens);
-    }
-  }
+  balance(x, tokens, head_dim, token_factor, channel_factor);
 }
 
 }  // namespace kvferry::kernels
