@@ -28,6 +28,12 @@ struct CudaLane {
     const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
   }
+  static KVF_DEVICE void copy_async_or_zero(std::byte* to, const std::byte* from, bool there) {
+    const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+  }
   static KVF_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
   template <int kLeft>
   static KVF_DEVICE void wait_copies() {
@@ -53,6 +59,26 @@ struct CudaLane {
           : "+r"(acc[0]), "+r"(acc[1]), "+r"(acc[2]), "+r"(acc[3])
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
     }
+  }
+
+  static KVF_DEVICE void dots_bf16(float (&acc)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                   std::uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+  static KVF_DEVICE void load_transposed(const std::byte* p, std::uint32_t (&a)[4]) {
+    const auto address = static_cast<unsigned>(__cvta_generic_to_shared(p));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(address)
+                 : "memory");
+  }
+  static KVF_DEVICE std::uint32_t transpose(std::uint32_t pair) {
+    std::uint32_t out;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+    return out;
   }
 
   static KVF_DEVICE float exp2(float x) {

@@ -9,18 +9,10 @@
 
 #include <cstddef>
 
+#include "kernels/cuda/cuda_types.h"
 #include "kernels/hack_encode_kernels.h"
 
-struct CUstream_st;
-
 namespace kvferry::cuda {
-
-using Stream = CUstream_st*;  // cudaStream_t
-
-// 0, or the cudaError_t of the call that failed; cudaErrorInvalidValue also stands for arguments
-// outside what is said below.
-using Error = int;
-const char* error_text(Error error);
 
 // A layer's KV of a batch, in device memory. Not owned.
 struct PagedKv {
@@ -37,14 +29,6 @@ struct PagedKv {
   // The open tile: K, then V, bf16 [kv_heads][64][head_dim], of which open_tokens count.
   const std::byte* const* open = nullptr;  // [sequences]
   const int* open_tokens = nullptr;        // [sequences], 0 to 64
-};
-
-struct DecodeQueries {
-  int sequences = 0;
-  int group = 0;             // query heads of a KV head, 1 to 64
-  const float* q = nullptr;  // [sequences][kv_heads * group][head_dim], times 1 / sqrt(head_dim)
-  float* out = nullptr;      // likewise, normalised; a sequence without tokens gets zeros
-  float* partial = nullptr;  // decode_partial_bytes() of scratch memory, 16-byte aligned
 };
 
 // Bytes that queries.partial needs for sequences of up to kv.max_tiles closed tiles.

@@ -39,7 +39,7 @@ bool known_bits(int bits) { return bits == 2 || bits == 4 || bits == 8; }
 }  // namespace
 
 std::size_t decode_partial_bytes(const PagedKv& kv, const DecodeQueries& queries) {
-  return partial_bytes(kv, queries);
+  return partial_bytes(kv.head_dim, kv.kv_heads, decode_parts(kv.max_tiles), queries);
 }
 
 Error decode_attend(const PagedKv& kv, const DecodeQueries& queries, Stream stream) {

@@ -9,40 +9,14 @@
 // other rows.
 #pragma once
 
+#include "kernels/cuda/decode_rows.h"
 #include "kernels/cuda/hack_cuda.h"
 #include "kernels/cuda/hack_tile.h"
 
 namespace kvferry::cuda {
 
-constexpr int kDecodeWarps = 4;
-constexpr int kDecodeThreads = kDecodeWarps * kWarp;
-constexpr int kStages = 3;    // tiles of a warp that are loaded at once or attended to
-constexpr int kMaxRuns = 64;  // of closed tiles, of one sequence
-
-// Tiles of a run: at most kMaxRuns runs, of at least one tile a warp, a power of two.
-KVF_HOST_DEVICE int run_tiles(int closed_tiles) {
-  int tiles = kDecodeWarps;
-  while (tiles * kMaxRuns < closed_tiles) tiles *= 2;
-  return tiles;
-}
 // Runs of closed tiles, then tile 0 by itself, then the open tile, of the longest sequence.
-KVF_HOST_DEVICE int decode_parts(int max_tiles) {
-  const int tiles = run_tiles(max_tiles);
-  // A shorter sequence may have more runs, of half as many tiles.
-  const int runs = tiles == kDecodeWarps ? (max_tiles + tiles - 1) / tiles : kMaxRuns;
-  return runs + 2;
-}
-// Of one row and part: m, l, two of padding, o.
-KVF_HOST_DEVICE std::size_t partial_floats(int head_dim) {
-  return static_cast<std::size_t>(head_dim) + 4;
-}
-KVF_HOST_DEVICE std::size_t partial_bytes(const PagedKv& kv, const DecodeQueries& queries) {
-  return sizeof(float) * partial_floats(kv.head_dim) *
-         static_cast<std::size_t>(decode_parts(kv.max_tiles)) *
-         static_cast<std::size_t>(queries.sequences * kv.kv_heads * queries.group);
-}
-KVF_HOST_DEVICE int row_blocks(int group) { return (group + kRows - 1) / kRows; }
-
+KVF_HOST_DEVICE int decode_parts(int max_tiles) { return max_runs(max_tiles) + 2; }
 template <int kDim>
 KVF_HOST_DEVICE int decode_stage_bytes(const PagedKv& kv) {
   return TilePart<kDim>::bytes(kv.k_bits, kv.v_bits);
@@ -52,43 +26,12 @@ template <int kDim>
 KVF_HOST_DEVICE std::size_t decode_shared_bytes(const PagedKv& kv) {
   const int stages = kDecodeWarps * kStages * decode_stage_bytes<kDim>(kv);
   const int first = TilePart<kDim>::bytes(kv.first_k_bits, kv.first_v_bits);
-  const int states = 4 * kDecodeWarps * kRows * (kDim + 2);
+  const int states = WarpStates<kDim>::kBytes;
   const int open = 4 * kRows * (kDim + kTileTokens);
   const int most = stages > first ? stages : first;
   const int other = states > open ? states : open;
   return static_cast<std::size_t>(kDecodeWarps * kWeightBytes<kDim> +
                                   (most > other ? most : other));
-}
-
-// Which rows a block has, and where their results go.
-struct BlockRows {
-  int sequence, kv_head, first, count;  // rows of the KV head's group
-  int part, parts;
-};
-
-template <class Lane>
-KVF_DEVICE BlockRows block_rows(const Lane& lane, const PagedKv& kv, const DecodeQueries& queries) {
-  const int blocks = row_blocks(queries.group);
-  BlockRows rows;
-  rows.part = static_cast<int>(lane.block_x());
-  rows.parts = decode_parts(kv.max_tiles);
-  rows.kv_head = static_cast<int>(lane.block_y()) / blocks;
-  rows.sequence = static_cast<int>(lane.block_z());
-  rows.first = static_cast<int>(lane.block_y()) % blocks * kRows;
-  rows.count = queries.group - rows.first < kRows ? queries.group - rows.first : kRows;
-  return rows;
-}
-
-KVF_DEVICE std::size_t row_index(const BlockRows& rows, int row, const PagedKv& kv, int group) {
-  return static_cast<std::size_t>((rows.sequence * kv.kv_heads + rows.kv_head) * group +
-                                  rows.first + row);
-}
-KVF_DEVICE float* partial_of(const BlockRows& rows, int row, const PagedKv& kv,
-                             const DecodeQueries& queries) {
-  const std::size_t index =
-      row_index(rows, row, kv, queries.group) * static_cast<std::size_t>(rows.parts) +
-      static_cast<std::size_t>(rows.part);
-  return queries.partial + index * partial_floats(kv.head_dim);
 }
 
 // ---- closed tiles ----
@@ -111,8 +54,7 @@ KVF_DEVICE void load_queries(const Lane& lane, const PagedKv& kv, const DecodeQu
                              const BlockRows& rows, float (&q)[kDim / 64][16]) {
   const int g = lane.lane() / 4, t = lane.lane() % 4;
   const bool there = g < rows.count;
-  const float* row = queries.q + row_index(rows, there ? g : 0, kv, queries.group) *
-                                     static_cast<std::size_t>(kDim);
+  const float* row = queries.q + row_index(rows, there ? g : 0, kv.kv_heads, queries.group) * kDim;
   KVF_UNROLL
   for (int group = 0; group < kDim / 64; ++group) {
     KVF_UNROLL
@@ -148,46 +90,22 @@ KVF_DEVICE void attend_tiles(const Lane& lane, const PagedKv& kv, const BlockRow
   lane.template wait_copies<0>();
 }
 
-// The warps' states, merged in order, to the block's place in queries.partial.
 template <int kDim, class Lane>
-KVF_DEVICE void leave_partial(const Lane& lane, const PagedKv& kv, const DecodeQueries& queries,
-                              const BlockRows& rows, const WarpState<kDim>& state, float* scratch) {
+KVF_DEVICE void put_state(const Lane& lane, const WarpState<kDim>& state,
+                          const WarpStates<kDim>& states) {
   const int g = lane.lane() / 4, t = lane.lane() % 4;
-  // [warp][row]: m, l; then [warp][row][channel].
-  float* const o_of = scratch + 2 * kDecodeWarps * kRows;
   KVF_UNROLL
   for (int r = 0; r < 2; ++r) {
-    const int row = lane.warp() * kRows + 2 * t + r;
-    if (g == 0) {
-      scratch[2 * row] = state.m[r];
-      scratch[2 * row + 1] = state.l[r];
-    }
+    const int row = 2 * t + r;
+    states.m(lane.warp(), row) = state.m[r];  // of all g alike
+    states.l(lane.warp(), row) = state.l[r];
     KVF_UNROLL
     for (int group = 0; group < kDim / 64; ++group) {
       KVF_UNROLL
       for (int n = 0; n < 8; ++n) {
-        o_of[row * kDim + 64 * group + 8 * g + n] = state.o[group][n / 2][2 * (n % 2) + r];
+        states.o(lane.warp(), row, 64 * group + 8 * g + n) = state.o[group][n / 2][2 * (n % 2) + r];
       }
     }
-  }
-  lane.sync_block();
-  for (int i = lane.thread(); i < rows.count * kDim; i += kDecodeThreads) {
-    const int row = i / kDim, channel = i % kDim;
-    float top = scratch[2 * row];
-    for (int w = 1; w < kDecodeWarps; ++w) top = LargerOf()(top, scratch[2 * (w * kRows + row)]);
-    float l = 0.0f, o = 0.0f;
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      const int at = w * kRows + row;
-      const float factor = Lane::exp2((scratch[2 * at] - top) * kLog2E);
-      l = Lane::fma(scratch[2 * at + 1], factor, l);
-      o = Lane::fma(o_of[at * kDim + channel], factor, o);
-    }
-    float* const to = partial_of(rows, row, kv, queries);
-    if (channel == 0) {
-      to[0] = top;
-      to[1] = l;
-    }
-    to[4 + channel] = o;
   }
 }
 
@@ -207,7 +125,7 @@ KVF_DEVICE void attend_open(const Lane& lane, const PagedKv& kv, const DecodeQue
   for (int i = lane.thread(); i < rows.count * kTileTokens; i += kDecodeThreads) {
     const int row = i / kTileTokens, token = i % kTileTokens;
     float score = 0.0f;
-    const float* const q = queries.q + row_index(rows, row, kv, queries.group) * kDim;
+    const float* const q = queries.q + row_index(rows, row, kv.kv_heads, queries.group) * kDim;
     for (int d = 0; token < tokens && d < kDim; d += 8) {
       float values[8];
       load_bf16(lane,
@@ -225,7 +143,7 @@ KVF_DEVICE void attend_open(const Lane& lane, const PagedKv& kv, const DecodeQue
     // There is at least one token, so every lane has a score to begin with.
     float top = s[first < tokens ? first : 0];
     if (second < tokens) top = LargerOf()(top, s[second]);
-    float* const to = partial_of(rows, row, kv, queries);
+    float* const to = partial_of<kDim>(rows, row, kv.kv_heads, queries);
     top = over_g(lane, over_t(lane, top, LargerOf()), LargerOf());
     s[first] = first < tokens ? Lane::exp2((s[first] - top) * kLog2E) : 0.0f;
     s[second] = second < tokens ? Lane::exp2((s[second] - top) * kLog2E) : 0.0f;
@@ -245,7 +163,7 @@ KVF_DEVICE void attend_open(const Lane& lane, const PagedKv& kv, const DecodeQue
       o = Lane::fma(weights[row * kTileTokens + token],
                     Lane::as_float(static_cast<std::uint32_t>(value) << 16), o);
     }
-    partial_of(rows, row, kv, queries)[4 + channel] = o;
+    partial_of<kDim>(rows, row, kv.kv_heads, queries)[4 + channel] = o;
   }
 }
 
@@ -271,14 +189,14 @@ KVF_DEVICE Runs runs_of(const PagedKv& kv, int sequence) {
 // Grid: decode_parts() x kv_heads * row_blocks() x sequences, of kDecodeThreads.
 template <int kDim, class Lane>
 KVF_DEVICE void hack_decode(const Lane& lane, const PagedKv& kv, const DecodeQueries& queries) {
-  const BlockRows rows = block_rows(lane, kv, queries);
+  const BlockRows rows = block_rows(lane, queries.group, decode_parts(kv.max_tiles));
   const Runs runs = runs_of(kv, rows.sequence);
   std::byte* const weights = lane.shared() + lane.warp() * kWeightBytes<kDim>;
   std::byte* const stages = lane.shared() + kDecodeWarps * kWeightBytes<kDim>;
-  auto* const scratch = reinterpret_cast<float*>(stages);
   if (rows.part == rows.parts - 1) {
     if (runs.has_open) {
-      attend_open<kDim>(lane, kv, queries, rows, kv.open_tokens[rows.sequence], scratch);
+      attend_open<kDim>(lane, kv, queries, rows, kv.open_tokens[rows.sequence],
+                        reinterpret_cast<float*>(stages));
     }
     return;
   }
@@ -304,36 +222,21 @@ KVF_DEVICE void hack_decode(const Lane& lane, const PagedKv& kv, const DecodeQue
     attend_tiles(lane, kv, rows, q, first, left < each ? left : each,
                  stages + lane.warp() * kStages * decode_stage_bytes<kDim>(kv), weights, state);
   }
-  lane.sync_block();  // the stages become scratch
-  leave_partial(lane, kv, queries, rows, state, scratch);
+  lane.sync_block();  // the stages become room for states
+  put_state<kDim>(lane, state, WarpStates<kDim>(stages));
+  leave_partial(lane, rows, kv.kv_heads, queries, WarpStates<kDim>(stages));
 }
 
 // Merges a row's parts, in their order. Grid: rows of all sequences x 1 x 1, of kDim threads.
 template <int kDim, class Lane>
 KVF_DEVICE void merge_decode(const Lane& lane, const PagedKv& kv, const DecodeQueries& queries) {
-  const int row = static_cast<int>(lane.block_x()), channel = lane.thread();
-  const int parts = decode_parts(kv.max_tiles);
+  const int row = static_cast<int>(lane.block_x()), parts = decode_parts(kv.max_tiles);
   const Runs runs = runs_of(kv, row / (kv.kv_heads * queries.group));
-  const float* const all = queries.partial + static_cast<std::size_t>(row) *
-                                                 static_cast<std::size_t>(parts) *
-                                                 partial_floats(kDim);
-  const auto each = [&](auto call) {
-    const auto at = [&](int part) {
-      call(all + static_cast<std::size_t>(part) * partial_floats(kDim));
-    };
-    for (int part = 0; part < runs.count; ++part) at(part);
-    if (runs.has_first) at(parts - 2);
-    if (runs.has_open) at(parts - 1);
-  };
-  float top = Lane::as_float(0xff800000u), l = 0.0f, o = 0.0f;
-  each([&](const float* part) { top = LargerOf()(top, part[0]); });
-  each([&](const float* part) {
-    const float factor = Lane::exp2((part[0] - top) * kLog2E);
-    l = Lane::fma(part[1], factor, l);
-    o = Lane::fma(part[4 + channel], factor, o);
+  merge_parts<kDim>(lane, queries, row, parts, [&](auto call) {
+    for (int run = 0; run < runs.count; ++run) call(run);
+    if (runs.has_first) call(parts - 2);
+    if (runs.has_open) call(parts - 1);
   });
-  queries.out[static_cast<std::size_t>(row) * kDim + static_cast<std::size_t>(channel)] =
-      l > 0.0f ? o / l : 0.0f;
 }
 
 }  // namespace kvferry::cuda

@@ -10,19 +10,16 @@
 // fields of one word go to neighbouring operands of the tensor cores.
 #pragma once
 
-#include "kernels/cuda/lane.h"
+#include "kernels/cuda/warp_ops.h"
 
 namespace kvferry::cuda {
 
-constexpr int kTileTokens = 64;
 constexpr int kGroup = 64;  // values of a dot that share a step
-constexpr int kRows = 8;    // query rows of a warp
 
 // A row whose sums could pass 2^80 times the codes is computed with clamped operands: finite, and
 // not faithful. Below kTiny an operand counts as zero, as on the CPU.
 constexpr float kHuge = 0x1p80f;
 constexpr float kTiny = 0x1p-118f;
-constexpr float kLog2E = 1.44269504f;
 
 // Where the planes of a tile's KV head lie, as codec/hack_part.h has them: one after the other.
 template <int kDim>
@@ -122,30 +119,6 @@ KVF_DEVICE void add_dots(const Lane& lane, int bits, const std::byte* codes, int
   }
 }
 
-// Two bf16 of a word.
-template <class Lane>
-KVF_DEVICE float low_bf16(std::uint32_t pair) {
-  return Lane::as_float(pair << 16);
-}
-template <class Lane>
-KVF_DEVICE float high_bf16(std::uint32_t pair) {
-  return Lane::as_float(pair & 0xffff0000u);
-}
-
-// kCount bf16 from p, 16-byte aligned.
-template <int kCount, class Lane>
-KVF_DEVICE void load_bf16(const Lane& lane, const std::byte* p, float (&out)[kCount]) {
-  KVF_UNROLL
-  for (int i = 0; i < kCount; i += 8) {
-    const Words words = lane.load16(p + 2 * i);
-    KVF_UNROLL
-    for (int n = 0; n < 4; ++n) {
-      out[i + 2 * n] = low_bf16<Lane>(words.w[n]);
-      out[i + 2 * n + 1] = high_bf16<Lane>(words.w[n]);
-    }
-  }
-}
-
 // The least step in which `largest` and what is smaller has `levels` places, and its inverse.
 struct Rounding {
   float step, inverse;
@@ -173,25 +146,6 @@ KVF_DEVICE std::uint32_t round_to_bytes(const float* values, float inverse, floa
 
 // A sum that stays finite; NaN, of infinities that met, counts as the lower end.
 KVF_DEVICE float clamp_huge(float v) { return v < kHuge ? (v > -kHuge ? v : -kHuge) : kHuge; }
-
-// Over the lanes that share g, and over those that share t; every lane gets the result.
-template <class Lane, class Op>
-KVF_DEVICE float over_t(const Lane& lane, float v, Op op) {
-  v = op(v, lane.shuffle_xor(v, 1));
-  return op(v, lane.shuffle_xor(v, 2));
-}
-template <class Lane, class Op>
-KVF_DEVICE float over_g(const Lane& lane, float v, Op op) {
-  v = op(v, lane.shuffle_xor(v, 4));
-  v = op(v, lane.shuffle_xor(v, 8));
-  return op(v, lane.shuffle_xor(v, 16));
-}
-struct LargerOf {
-  KVF_DEVICE float operator()(float a, float b) const { return a > b ? a : b; }
-};
-struct SumOf {
-  KVF_DEVICE float operator()(float a, float b) const { return a + b; }
-};
 
 // From row g, which all lanes of a g hold, to the rows 2 t and 2 t + 1.
 template <class Lane>

@@ -12,7 +12,14 @@
 //   copy_async(to, from)         16 bytes from global to shared memory, both 16-byte aligned; there
 //   commit_copies()              after wait_copies<n>(), which leaves the n groups that were
 //   wait_copies<n>()             committed last under way, and sync_warp()
+//   copy_async_or_zero(to, from, there)   likewise, or zeros
 //   load16(p)                    16 bytes, aligned
+//   load_transposed(p, a)        four 8 x 8 matrices of 16-bit values from shared memory,
+//   transposed:
+//                                lanes 8 i to 8 i + 7 point to the rows of matrix i; lane 4 g + t
+//                                gets values (2 t, g) and (2 t + 1, g) of it in a[i]
+//   transpose(pair)              one such matrix that lies in registers: lane 4 g + t gives values
+//                                (g, 2 t) and (g, 2 t + 1) and gets (2 t, g) and (2 t + 1, g)
 //   dots(kind, acc, a, b)        the tensor cores' product of 16 x 32 by 32 x 8 bytes ("dots"
 //   below) exp2(x)                      2^x within 2 units of the last place, 0 for -infinity
 //   fma(a, b, c), bits(f), as_float(u), select_bytes(a, b, selector)

@@ -7,6 +7,7 @@
 
 #include "tests/kernels/cuda/check.h"
 #include "tests/kernels/cuda/decode_batch.h"
+#include "tests/kernels/cuda/dense_tests.h"
 #include "tests/kernels/cuda/encode_batch.h"
 
 namespace kvferry::cuda {
@@ -69,6 +70,26 @@ std::vector<float> run_decode(const DecodeBatch& batch) {
   return out.copy();
 }
 
+std::vector<float> run_dense(const DenseBatch& batch) {
+  DensePages kv = batch.arguments();
+  const OnDevice<Words> pages(batch.pages);
+  const OnDevice<const std::byte*> table(batch.table(pages.bytes()));
+  const OnDevice<int> tokens(batch.tokens);
+  kv.tiles = table.data();
+  kv.tokens = tokens.data();
+  DecodeQueries queries;
+  queries.sequences = static_cast<int>(batch.tokens.size());
+  queries.group = batch.group;
+  const OnDevice<float> q(batch.queries), out(batch.queries.size());
+  const OnDevice<std::byte> partial(dense_partial_bytes(kv, queries));
+  queries.q = q.data();
+  queries.out = out.data();
+  queries.partial = reinterpret_cast<float*>(partial.data());
+  must(dense_attend(kv, queries, nullptr), "dense_attend");
+  must(cudaDeviceSynchronize(), "dense_attend");
+  return out.copy();
+}
+
 EncodeResult run_encode(const EncodeBatch& batch) {
   const auto bytes = static_cast<std::size_t>(batch.head_bytes() * batch.shape.kv_heads);
   const auto tiles = static_cast<std::size_t>(batch.tiles);
@@ -107,5 +128,6 @@ int main(int argc, char** argv) {
   }
   kvferry::cuda::register_decode_tests(kvferry::cuda::run_decode);
   kvferry::cuda::register_encode_tests(kvferry::cuda::run_encode);
+  kvferry::cuda::register_dense_tests(kvferry::cuda::run_dense);
   return kvferry::cuda::run_tests(argc, argv);
 }

@@ -29,11 +29,12 @@ struct Barrier {
 struct Exchange {
   float value[kWarp];
   std::uint32_t a[kWarp][4], b[kWarp][2];
+  const std::byte* row[kWarp];
 };
 
 struct Copy {
   std::byte* to;
-  const std::byte* from;
+  const std::byte* from;  // null: zeros
 };
 
 struct Thread {
@@ -172,13 +173,23 @@ void EmulatedLane::copy_async(std::byte* to, const std::byte* from) const {
   }
   Emulator::current->thread(thread_).copies.back().push_back({to, from});
 }
+void EmulatedLane::copy_async_or_zero(std::byte* to, const std::byte* from, bool there) const {
+  if (there) return copy_async(to, from);
+  Emulator::current->thread(thread_).copies.back().push_back({to, nullptr});
+}
 void EmulatedLane::commit_copies() const {
   Emulator::current->thread(thread_).copies.emplace_back();
 }
 void EmulatedLane::wait_copies(int left) const {
   auto& groups = Emulator::current->thread(thread_).copies;
   while (groups.size() > static_cast<std::size_t>(left) + 1) {
-    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
+    for (const Copy& copy : groups.front()) {
+      if (copy.from != nullptr) {
+        std::memcpy(copy.to, copy.from, 16);
+      } else {
+        std::memset(copy.to, 0, 16);
+      }
+    }
     groups.pop_front();
   }
 }
@@ -210,6 +221,58 @@ void EmulatedLane::dots(DotKind kind, std::int32_t (&acc)[4], const std::uint32_
     }
   }
   sync_warp();
+}
+
+void EmulatedLane::dots_bf16(float (&acc)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                             std::uint32_t b1) const {
+  Exchange& exchange = Emulator::current->exchange(warp());
+  std::memcpy(exchange.a[lane()], a, sizeof(a));
+  exchange.b[lane()][0] = b0;
+  exchange.b[lane()][1] = b1;
+  sync_warp();
+  const int g = lane() / 4, t = lane() % 4;
+  const auto half_of = [](std::uint32_t pair, int k) {
+    return as_float(k % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+  };
+  for (int i = 0; i < 4; ++i) {
+    const int high_row = i / 2, column = 2 * t + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const int half = k / 8, pair = k % 8 / 2;
+      acc[i] = fma(half_of(exchange.a[4 * g + pair][2 * half + high_row], k),
+                   half_of(exchange.b[4 * column + pair][half], k), acc[i]);
+    }
+  }
+  sync_warp();
+}
+
+void EmulatedLane::load_transposed(const std::byte* p, std::uint32_t (&a)[4]) const {
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) stop("a row of a matrix is not aligned");
+  Exchange& exchange = Emulator::current->exchange(warp());
+  exchange.row[lane()] = p;
+  sync_warp();
+  const int g = lane() / 4, t = lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    std::uint16_t value[2];
+    for (int n = 0; n < 2; ++n) {
+      std::memcpy(&value[n], exchange.row[8 * i + 2 * t + n] + 2 * g, sizeof(value[n]));
+    }
+    a[i] = value[0] | static_cast<std::uint32_t>(value[1]) << 16;
+  }
+  sync_warp();
+}
+
+std::uint32_t EmulatedLane::transpose(std::uint32_t pair) const {
+  Exchange& exchange = Emulator::current->exchange(warp());
+  exchange.b[lane()][0] = pair;
+  sync_warp();
+  const int g = lane() / 4, t = lane() % 4;
+  std::uint32_t out = 0;
+  for (int n = 0; n < 2; ++n) {
+    const std::uint32_t from = exchange.b[4 * (2 * t + n) + g / 2][0];
+    out |= (from >> (16 * (g % 2)) & 0xffffu) << (16 * n);
+  }
+  sync_warp();
+  return out;
 }
 
 void emulate(Grid grid, int threads, std::size_t shared_bytes,

@@ -33,6 +33,7 @@ class EmulatedLane {
   float shuffle_xor(float v, int mask) const { return shuffle(v, lane() ^ mask); }
 
   void copy_async(std::byte* to, const std::byte* from) const;
+  void copy_async_or_zero(std::byte* to, const std::byte* from, bool there) const;
   void commit_copies() const;
   template <int kLeft>
   void wait_copies() const {
@@ -45,6 +46,11 @@ class EmulatedLane {
             std::uint32_t b1) const {
     dots(kKind, acc, a, b0, b1);
   }
+
+  void dots_bf16(float (&acc)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                 std::uint32_t b1) const;
+  void load_transposed(const std::byte* p, std::uint32_t (&a)[4]) const;
+  std::uint32_t transpose(std::uint32_t pair) const;
 
   static float exp2(float x) { return std::exp2(x); }
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
