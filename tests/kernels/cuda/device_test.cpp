@@ -9,43 +9,10 @@
 #include "tests/kernels/cuda/decode_batch.h"
 #include "tests/kernels/cuda/dense_tests.h"
 #include "tests/kernels/cuda/encode_batch.h"
+#include "tests/kernels/cuda/on_device.h"
 
 namespace kvferry::cuda {
 namespace {
-
-void must(int error, const char* what) {
-  if (error == 0) return;
-  std::fprintf(stderr, "%s: %s\n", what, error_text(error));
-  std::exit(1);
-}
-
-// An array in device memory, of `count` elements.
-template <class T>
-class OnDevice {
- public:
-  explicit OnDevice(std::size_t count) : bytes_(count * sizeof(T)) {
-    must(cudaMalloc(&data_, bytes_ == 0 ? 1 : bytes_), "cudaMalloc");
-    must(cudaMemset(data_, 0, bytes_), "cudaMemset");
-  }
-  explicit OnDevice(const std::vector<T>& from) : OnDevice(from.size()) {
-    must(cudaMemcpy(data_, from.data(), bytes_, cudaMemcpyHostToDevice), "to the device");
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  ~OnDevice() { cudaFree(data_); }
-
-  T* data() const { return static_cast<T*>(data_); }
-  std::byte* bytes() const { return static_cast<std::byte*>(data_); }
-  std::vector<T> copy() const {
-    std::vector<T> to(bytes_ / sizeof(T));
-    must(cudaMemcpy(to.data(), data_, bytes_, cudaMemcpyDeviceToHost), "from the device");
-    return to;
-  }
-
- private:
-  void* data_ = nullptr;
-  std::size_t bytes_;
-};
 
 std::vector<float> run_decode(const DecodeBatch& batch) {
   PagedKv kv = batch.kv();

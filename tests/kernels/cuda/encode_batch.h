@@ -26,6 +26,9 @@ struct EncodeBatch {
   EncodeTiles arguments() const;  // without its pointers
 };
 
+// The part of one KV head as the CPU's scalar kernels make it.
+std::vector<std::byte> scalar_part(const EncodeBatch& batch, int tile, int head);
+
 struct EncodeResult {
   std::vector<std::byte> parts;  // [tiles][kv_heads] of head_bytes
   std::vector<int> not_finite;   // [tiles]

@@ -30,9 +30,44 @@ EncodeTiles EncodeBatch::arguments() const {
   return arguments;
 }
 
+// Laid out as codec/hack_part.h says.
+std::vector<std::byte> scalar_part(const EncodeBatch& batch, int tile, int head) {
+  const EncodeShape& shape = batch.shape;
+  const auto dim = static_cast<std::size_t>(shape.head_dim);
+  const auto heads = static_cast<std::size_t>(shape.kv_heads);
+  const auto* const values = reinterpret_cast<const std::uint16_t*>(batch.values.data()) +
+                             static_cast<std::size_t>(tile) * batch.tile_bytes() / 2;
+  std::vector<std::byte> part(static_cast<std::size_t>(batch.head_bytes()));
+  std::byte* at = part.data();
+  for (const bool of_v : {false, true}) {
+    const auto bits = static_cast<std::size_t>(of_v ? shape.v_bits : shape.k_bits);
+    const kernels::HackRange range = of_v ? shape.v_range : shape.k_range;
+    const std::uint16_t* x =
+        values + (static_cast<std::size_t>(head) + (of_v ? heads : 0)) * 64 * dim;
+    std::byte* const scales = at + 8 * dim * bits;
+    for (std::size_t group = 0; group < dim / 64; ++group) {
+      kernels::HackBlock block;
+      block.x = x + 64 * group;
+      block.stride = dim;
+      block.transposed = of_v;
+      std::uint8_t codes[64 * 64];
+      std::uint16_t scale[64], min[64];
+      kernels::kHackEncodeScalar.quantize_block(block, static_cast<std::uint32_t>(bits), range,
+                                                codes, scale, min);
+      std::memcpy(scales + 128 * group, scale, sizeof(scale));
+      std::memcpy(scales + 2 * dim + 128 * group, min, sizeof(min));
+      // K: [channel words][64 tokens]; V: [token words][channels].
+      const std::size_t lanes = of_v ? dim : 64;
+      std::byte* const out = at + (of_v ? 4 * 64 * group : 4 * 64 * 2 * bits * group);
+      kernels::kHackEncodeScalar.pack_block(codes, 0, static_cast<std::uint32_t>(bits), lanes, out);
+    }
+    at = scales + 4 * dim;
+  }
+  return part;
+}
+
 namespace {
 
-using kernels::HackBlock;
 using kernels::HackRange;
 
 std::string text_of(const EncodeShape& s) {
@@ -65,42 +100,6 @@ EncodeBatch make_batch(const EncodeShape& shape, int tiles, std::uint32_t seed) 
     values[i] = kernels::bf16_from_f32(v);
   }
   return batch;
-}
-
-// The part of one KV head as the scalar kernels make it: codec/hack_part.h.
-std::vector<std::byte> scalar_part(const EncodeBatch& batch, int tile, int head) {
-  const EncodeShape& shape = batch.shape;
-  const auto dim = static_cast<std::size_t>(shape.head_dim);
-  const auto heads = static_cast<std::size_t>(shape.kv_heads);
-  const auto* const values = reinterpret_cast<const std::uint16_t*>(batch.values.data()) +
-                             static_cast<std::size_t>(tile) * batch.tile_bytes() / 2;
-  std::vector<std::byte> part(static_cast<std::size_t>(batch.head_bytes()));
-  std::byte* at = part.data();
-  for (const bool of_v : {false, true}) {
-    const auto bits = static_cast<std::size_t>(of_v ? shape.v_bits : shape.k_bits);
-    const HackRange range = of_v ? shape.v_range : shape.k_range;
-    const std::uint16_t* x =
-        values + (static_cast<std::size_t>(head) + (of_v ? heads : 0)) * 64 * dim;
-    std::byte* const scales = at + 8 * dim * bits;
-    for (std::size_t group = 0; group < dim / 64; ++group) {
-      HackBlock block;
-      block.x = x + 64 * group;
-      block.stride = dim;
-      block.transposed = of_v;
-      std::uint8_t codes[64 * 64];
-      std::uint16_t scale[64], min[64];
-      kernels::kHackEncodeScalar.quantize_block(block, static_cast<std::uint32_t>(bits), range,
-                                                codes, scale, min);
-      std::memcpy(scales + 128 * group, scale, sizeof(scale));
-      std::memcpy(scales + 2 * dim + 128 * group, min, sizeof(min));
-      // K: [channel words][64 tokens]; V: [token words][channels].
-      const std::size_t lanes = of_v ? dim : 64;
-      std::byte* const out = at + (of_v ? 4 * 64 * group : 4 * 64 * 2 * bits * group);
-      kernels::kHackEncodeScalar.pack_block(codes, 0, static_cast<std::uint32_t>(bits), lanes, out);
-    }
-    at = scales + 4 * dim;
-  }
-  return part;
 }
 
 void expect_scalar_bytes(const RunEncode& run, const EncodeShape& shape) {
