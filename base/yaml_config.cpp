@@ -39,6 +39,33 @@ bool parse_number(std::string_view text, T& value) {
   return error == std::errc() && stopped == end;
 }
 
+// yaml-cpp reads a tag such as "!a," for ever, and takes memory for it. Tags are not used here, so
+// what may begin one never gets there: a "!" that stands behind nothing that words are made of,
+// between quotes too, where telling would take a scanner. Its line from 1, or 0.
+int line_of_tag(std::string_view text) {
+  const auto in_a_word = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '.' || c == ')' || c == '!';
+  };
+  int number = 1;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find_first_of("\r\n"), text.size());
+    std::string_view line = text.substr(0, end);
+    const bool ends_line = end < text.size() && text[end] == '\n';
+    text.remove_prefix(std::min(end + 1, text.size()));
+    if (line.find_first_of("\"'") == std::string_view::npos) {  // else "#" may be of a text
+      const std::size_t comment = line.starts_with('#') ? 0 : line.find(" #");
+      line = line.substr(0, comment);
+    }
+    for (std::size_t at = line.find('!'); at != std::string_view::npos;
+         at = line.find('!', at + 1)) {
+      if (at == 0 || !in_a_word(line[at - 1])) return number;
+    }
+    if (ends_line) ++number;
+  }
+  return 0;
+}
+
 }  // namespace
 
 struct YamlReader::Node {
@@ -79,10 +106,6 @@ Status YamlReader::Document::convert(const YAML::Node& from, Node& to, int depth
   if (depth > kMaxDepth) {
     return invalid_argument(at(to.line) + fmt::format("nested more than {} deep", kMaxDepth));
   }
-  const std::string& tag = from.Tag();  // "!" marks a quoted scalar, "?" a plain node
-  if (!tag.empty() && tag != "?" && tag != "!") {
-    return invalid_argument(at(to.line) + "tags are not used here: " + tag);
-  }
   switch (from.Type()) {
     case YAML::NodeType::Undefined:
     case YAML::NodeType::Null:
@@ -91,7 +114,7 @@ Status YamlReader::Document::convert(const YAML::Node& from, Node& to, int depth
     case YAML::NodeType::Scalar:
       to.kind = Kind::kScalar;
       to.text = from.Scalar();
-      to.quoted = tag == "!";
+      to.quoted = from.Tag() == "!";  // of a plain one it is "?"
       return {};
     case YAML::NodeType::Sequence:
       to.kind = Kind::kList;
@@ -160,6 +183,10 @@ Result<YamlReader> YamlReader::parse(std::string_view text, std::string name) {
   }
   auto document = std::make_shared<Document>();
   document->name = std::move(name);
+  if (const int line = line_of_tag(text); line != 0) {
+    return invalid_argument(document->at(line) +
+                            "tags are not used here, and no word begins with \"!\"");
+  }
   try {
     const std::vector<YAML::Node> all = YAML::LoadAll(std::string(text));
     if (all.size() > 1) {

@@ -8,9 +8,9 @@
 //   KVF_RETURN_IF_ERROR(config.finish());   // covers nested readers too; before it, values are
 //                                           // the defaults where the file was wrong
 //
-// Refused: duplicate keys, tags, several documents, empty values, more than kMaxBytes, kMaxNodes
-// (aliases count as often as they are used) or kMaxDepth. Numbers are decimal and unquoted;
-// booleans are true and false.
+// Refused: duplicate keys, tags (so no word begins with "!", even between quotes), several
+// documents, empty values, more than kMaxBytes, kMaxNodes (aliases count as often as they are used)
+// or kMaxDepth. Numbers are decimal and unquoted; booleans are true and false.
 //
 // Thread contract: one thread. Readers of one file share it and keep it alive.
 #pragma once

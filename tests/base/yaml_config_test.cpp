@@ -153,6 +153,15 @@ TEST(YamlReaderTest, WhatIsNotYamlIsRefusedWithItsLine) {
   EXPECT_EQ(parse_error("text"), "test.yaml:1: expected a map, found a value");
   EXPECT_THAT(parse_error("a: 1\n---\nb: 2\n"), HasSubstr("more than one document"));
   EXPECT_THAT(parse_error("a: !!binary abc\n"), HasSubstr("test.yaml:1: tags are not used here"));
+  // These are what yaml-cpp does not come back from.
+  for (const char* endless :
+       {"!a,b", "\n[!a,b]", "{\"x\":!a,b}", "a: \"#\" !b,", "? !,", "- &a !b,"}) {
+    EXPECT_THAT(parse_error(endless), HasSubstr("tags are not used here")) << endless;
+  }
+  EXPECT_THAT(parse_error("a: 1\r\nb: !c,\n"), HasSubstr("test.yaml:2: "));
+  YamlReader calm = reader("a: yes! # no !tag\n# !this, either\nb: 'so!'\n");
+  EXPECT_EQ(calm.string("a", ""), "yes!");
+  EXPECT_EQ(calm.string("b", ""), "so!");
   EXPECT_THAT(parse_error("[a, b]: 1\n"), HasSubstr("a key must be plain text"));
   EXPECT_THAT(parse_error("a: *nowhere\n"), HasSubstr("test.yaml:1: "));
 }
