@@ -36,7 +36,7 @@ namespace kvferry::proto {
 class Envelope;
 class Failed;
 class Finished;
-class KvUsage;
+class Plan;
 class PromptLogprobs;
 class Token;
 }  // namespace kvferry::proto
@@ -100,6 +100,7 @@ class RequestManager {
 
   void begin(const RequestPtr& request);
   void start_attempt(const RequestPtr& request, const BranchPtr& branch);
+  proto::Plan plan_of(const Request& request, const Branch& branch) const;
   void send_orders(const Request& request, const Branch& branch);
   void cancel_attempt(const Branch& branch, const std::string& why);
   void release_attempt(Request& request, Branch& branch);
