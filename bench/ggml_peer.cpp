@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "base/clock.h"
+#include "base/extent_pool.h"
 
 namespace kvferry::bench {
 namespace {
@@ -112,6 +113,12 @@ class GgmlPeer final : public AttentionPeer {
     const std::size_t mask_rows = GGML_PAD(t_.queries, 64);  // as many as ggml asks for
     const std::size_t mask_bytes = masked_ ? mask_rows * t_.tokens * sizeof(ggml_fp16_t) + 256 : 0;
     params.mem_size = overhead + layers_ * (layer_bytes_ + row_bytes) + 2 * row_bytes + mask_bytes;
+    // Where our own KV lies too, in huge pages where there are; else in memory of ggml.
+    auto memory = ExtentPool::create(params.mem_size);
+    if (memory.ok()) {
+      memory_ = std::move(*memory);
+      params.mem_buffer = memory_->arena().data();
+    }
     context_ = ggml_init(params);
     graph_ = ggml_new_graph_custom(context_, 2 * layers_ + 16, false);
     const std::int64_t dim = t_.head_dim, q_heads = std::int64_t{t_.kv_heads} * t_.group;
@@ -149,6 +156,7 @@ class GgmlPeer final : public AttentionPeer {
   const ggml_type type_;
   const bool masked_;
   std::size_t layer_bytes_ = 0, layers_ = 0;
+  std::unique_ptr<ExtentPool> memory_;  // of context_
   ggml_context* context_ = nullptr;
   ggml_cgraph* graph_ = nullptr;
   ggml_cplan plan_{};
