@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <exception>
 #include <fstream>
 #include <set>
+#include <sstream>
 #include <system_error>
 #include <utility>
 
@@ -64,6 +66,34 @@ int line_of_tag(std::string_view text) {
     if (ends_line) ++number;
   }
   return 0;
+}
+
+// Hears where the last document begins.
+class DocumentStarts final : public YAML::EventHandler {
+ public:
+  int line = 0;  // from 1
+
+  void OnDocumentStart(const YAML::Mark& mark) override { line = mark.line + 1; }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// Or 0. YAML::LoadAll is no way to tell: behind "{}," it finds documents for ever.
+int line_of_second_document(std::string_view text) {
+  std::istringstream stream{std::string(text)};
+  YAML::Parser parser(stream);
+  DocumentStarts starts;
+  const bool second = parser.HandleNextDocument(starts) && parser.HandleNextDocument(starts);
+  return second ? starts.line : 0;
 }
 
 }  // namespace
@@ -188,11 +218,10 @@ Result<YamlReader> YamlReader::parse(std::string_view text, std::string name) {
                             "tags are not used here, and no word begins with \"!\"");
   }
   try {
-    const std::vector<YAML::Node> all = YAML::LoadAll(std::string(text));
-    if (all.size() > 1) {
-      return invalid_argument(document->at(all[1].Mark().line + 1) + "more than one document");
+    if (const int line = line_of_second_document(text); line != 0) {
+      return invalid_argument(document->at(line) + "more than one document");
     }
-    if (!all.empty()) KVF_RETURN_IF_ERROR(document->convert(all[0], document->root, 0));
+    KVF_RETURN_IF_ERROR(document->convert(YAML::Load(std::string(text)), document->root, 0));
   } catch (const YAML::Exception& error) {
     return invalid_argument(document->at(error.mark.line + 1) + error.msg);
   } catch (const std::exception& error) {

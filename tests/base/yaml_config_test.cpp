@@ -158,6 +158,7 @@ TEST(YamlReaderTest, WhatIsNotYamlIsRefusedWithItsLine) {
        {"!a,b", "\n[!a,b]", "{\"x\":!a,b}", "a: \"#\" !b,", "? !,", "- &a !b,"}) {
     EXPECT_THAT(parse_error(endless), HasSubstr("tags are not used here")) << endless;
   }
+  EXPECT_THAT(parse_error("{a: 1},\n"), HasSubstr("more than one document"));
   EXPECT_THAT(parse_error("a: 1\r\nb: !c,\n"), HasSubstr("test.yaml:2: "));
   YamlReader calm = reader("a: yes! # no !tag\n# !this, either\nb: 'so!'\n");
   EXPECT_EQ(calm.string("a", ""), "yes!");
