@@ -27,8 +27,8 @@ Status check_data_fields(const FrameHeader& h) {
 
 std::string_view frame_type_name(FrameType type) {
   static constexpr std::array<std::string_view, kLastFrameType + 1> kNames = {
-      "unknown", "want",       "grant",   "refuse", "data",      "ack", "nack",
-      "commit",  "commit_ack", "release", "probe",  "probe_ack", "beat"};
+      "unknown", "want",       "grant",   "refuse", "data",      "ack",  "nack",
+      "commit",  "commit_ack", "release", "probe",  "probe_ack", "beat", "link"};
   const auto index = static_cast<std::uint16_t>(type);
   return index <= kLastFrameType ? kNames[index] : kNames[0];
 }

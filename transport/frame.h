@@ -29,8 +29,9 @@ enum class FrameType : std::uint16_t {
   kProbe = 10,   // connection check and calibration; echoed as kProbeAck
   kProbeAck = 11,
   kBeat = 12,  // either way: the sender still holds these transfers. payload: BeatBody
+  kLink = 13,  // between transports, for what they are built on; handlers above never see one
 };
-inline constexpr std::uint16_t kLastFrameType = 12;
+inline constexpr std::uint16_t kLastFrameType = 13;
 
 inline constexpr std::uint32_t kFrameMagic = 0x3146564B;  // "KVF1"
 inline constexpr std::uint16_t kFrameVersion = 2;

@@ -158,6 +158,7 @@ void TransferHub::on_control(Channel& channel, const FrameHeader& header,
     }
     case FrameType::kProbeAck:
     case FrameType::kData:
+    case FrameType::kLink:
       return;
   }
 }
