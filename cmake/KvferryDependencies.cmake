@@ -35,6 +35,19 @@ kvferry_find_library(ucx ucp/api/ucp.h ucp ucs)
 kvferry_find_library(onednn oneapi/dnnl/dnnl.hpp dnnl)
 find_library(KVFERRY_GOMP NAMES gomp libgomp.so.1 PATHS /usr/lib/gcc/x86_64-linux-gnu/12 REQUIRED)
 
+# Optional: CUDA's runtime and NCCL, from NVIDIA's packages.
+find_package(CUDAToolkit QUIET)
+find_path(KVFERRY_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(KVFERRY_NCCL nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+if(CUDAToolkit_FOUND AND KVFERRY_NCCL_INCLUDE AND KVFERRY_NCCL)
+  add_library(nccl INTERFACE IMPORTED GLOBAL)
+  target_include_directories(nccl SYSTEM INTERFACE ${KVFERRY_NCCL_INCLUDE}
+                             ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(nccl INTERFACE ${KVFERRY_NCCL} CUDA::cudart)
+else()
+  message(STATUS "transport_nccl is left out: no CUDA runtime or no NCCL")
+endif()
+
 if(KVFERRY_TESTS)
   find_package(GTest REQUIRED)
   find_package(rapidcheck CONFIG REQUIRED)

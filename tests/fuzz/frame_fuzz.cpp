@@ -71,6 +71,7 @@ void check_bodies(std::span<const std::byte> payload) {
   if (const auto body = decode_grant(payload); body.ok()) same(encode_grant(*body));
   if (const auto body = decode_commit(payload); body.ok()) same(encode_commit(*body));
   if (const auto body = decode_beat(payload); body.ok()) same(encode_beat(*body));
+  if (const auto body = decode_link(payload); body.ok()) same(encode_link(*body));
   require(decode_reason(payload).size() <= kMaxReasonBytes);
 }
 

@@ -88,7 +88,7 @@ TEST(WireFormatDocument, TypesAreTheEnum) {
     EXPECT_TRUE(row[1].starts_with(name)) << row[1];
     ++found;
   }
-  EXPECT_EQ(found, 11u) << "PROBE and PROBE_ACK share a row";
+  EXPECT_EQ(found, 12u) << "PROBE and PROBE_ACK share a row";
 }
 
 TEST(WireFormatDocument, ExampleIsWhatHappens) {
