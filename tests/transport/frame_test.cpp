@@ -92,7 +92,8 @@ TEST(Frame, TypesHaveNames) {
   EXPECT_EQ(frame_type_name(FrameType::kWant), "want");
   EXPECT_EQ(frame_type_name(FrameType::kCommitAck), "commit_ack");
   EXPECT_EQ(frame_type_name(FrameType::kBeat), "beat");
-  EXPECT_EQ(frame_type_name(FrameType{13}), "unknown");
+  EXPECT_EQ(frame_type_name(FrameType::kLink), "link");
+  EXPECT_EQ(frame_type_name(FrameType{14}), "unknown");
 }
 
 }  // namespace
