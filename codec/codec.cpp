@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "codec/dense.h"
+#include "codec/segment.h"
 
 namespace kvferry::codec {
 
@@ -26,6 +27,15 @@ void Codec::write_open_v(float* x, std::size_t heads, std::size_t head_dim, std:
   narrow_heads(traits_.open_dtype, x, heads, head_dim, out, stride);
 }
 void Codec::from_domain_o(float*, std::size_t, std::size_t) const {}
+
+void Codec::attend(const KvGeometry& geometry, std::span<const std::byte> segment,
+                   std::uint32_t kv_head, const QueryRows& queries,
+                   kernels::AttentionStates states) const {
+  SegmentHeader header;
+  std::memcpy(&header, segment.data(), sizeof(header));
+  const AttendWork work{header.layer, header.tile, segment, kv_head, queries, states};
+  attend_all(geometry, {&work, 1});
+}
 
 void Codec::attend_open(const KvGeometry& geometry, std::uint32_t, std::uint32_t,
                         const OpenTile& open, std::uint32_t kv_head, const QueryRows& queries,

@@ -79,6 +79,17 @@ struct QueryRows {
   }
 };
 
+// Rows, and the KV head of a closed, validated segment that they attend to. states.rows ==
+// queries.rows. layer and tile are those of the segment, whose header need not be read then.
+struct AttendWork {
+  std::uint32_t layer = 0;
+  std::uint32_t tile = 0;
+  std::span<const std::byte> segment;
+  std::uint32_t kv_head = 0;
+  QueryRows queries;
+  kernels::AttentionStates states;
+};
+
 class Codec {
  public:
   virtual ~Codec() = default;
@@ -131,11 +142,13 @@ class Codec {
   virtual Status validate(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                           std::uint32_t tokens, std::span<const std::byte> segment) const = 0;
 
-  // Attends the rows over one KV head of a closed, validated segment; merges into states
-  // (states.rows == queries.rows). Scratch lives on the stack.
-  virtual void attend(const KvGeometry& geometry, std::span<const std::byte> segment,
-                      std::uint32_t kv_head, const QueryRows& queries,
-                      kernels::AttentionStates states) const = 0;
+  // Attends the rows of each work and merges into its states, work by work: works may share their
+  // states, whole ones. Scratch lives on the stack. Many works in one call are faster than one by
+  // one; the results are the same bits.
+  virtual void attend_all(const KvGeometry& geometry, std::span<const AttendWork> works) const = 0;
+  // The same of one work, of the layer and tile that the segment's header names.
+  void attend(const KvGeometry& geometry, std::span<const std::byte> segment, std::uint32_t kv_head,
+              const QueryRows& queries, kernels::AttentionStates states) const;
 
   // What the encoded bytes mean, in the codec's domain: k, v [tokens][head_dim] f32 of one KV head.
   // Each value is one rounding of scale * code + minimum.

@@ -115,7 +115,11 @@ class HackStage final : public StorageStage {
     return validate_hack(part_of(geometry, id), bytes);
   }
   void attend_head(const KvGeometry& geometry, TileId id, const std::byte* bytes,
-                   const QueryRows& queries, kernels::AttentionStates states) const override;
+                   const QueryRows& queries, kernels::AttentionStates states) const override {
+    const HeadWork work{id, bytes, queries, states};
+    attend_heads(geometry, {&work, 1});
+  }
+  void attend_heads(const KvGeometry& geometry, std::span<const HeadWork> works) const override;
   void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* bytes, float* k,
                         float* v) const override;
   void write_head(const KvGeometry& geometry, TileId id, const std::byte* bytes, std::uint16_t* k,
@@ -130,17 +134,31 @@ class HackStage final : public StorageStage {
   HackOptions options_;
 };
 
-void HackStage::attend_head(const KvGeometry& geometry, TileId id, const std::byte* bytes,
-                            const QueryRows& queries, kernels::AttentionStates states) const {
-  const HackPart part = part_of(geometry, id);
-  if (part.dense()) {
-    attend_dense(OpenDtype::kBf16, part.tokens, bytes, bytes + hack_bytes(part) / 2, queries,
-                 nullptr, states);
-    return;
+void HackStage::attend_heads(const KvGeometry& geometry, std::span<const HeadWork> works) const {
+  constexpr std::size_t kTogether = 32;  // 6 KiB
+  kernels::HackWork together[kTogether];
+  std::size_t count = 0;
+  const auto attend_together = [&] {
+    kernels::hack_kernels().attend(together, count);
+    count = 0;
+  };
+  for (const HeadWork& work : works) {
+    const HackPart part = part_of(geometry, work.id);
+    if (part.dense()) {
+      attend_together();
+      attend_dense(OpenDtype::kBf16, part.tokens, work.part, work.part + hack_bytes(part) / 2,
+                   work.queries, nullptr, work.states);
+      continue;
+    }
+    for (std::uint32_t half = 0; half < part.tokens / kGridTokens; ++half) {
+      if (count == kTogether) attend_together();
+      kernels::HackWork& to = together[count++];
+      to.planes = hack_half(part, work.part, half);
+      to.queries = work.queries.block(half);
+      to.states = work.states;
+    }
   }
-  for (std::uint32_t half = 0; half < part.tokens / kGridTokens; ++half) {
-    kernels::hack_kernels().attend(hack_half(part, bytes, half), queries.block(half), states);
-  }
+  attend_together();
 }
 
 void HackStage::reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* bytes,

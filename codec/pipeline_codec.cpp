@@ -1,5 +1,6 @@
 #include "codec/pipeline_codec.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -29,11 +30,6 @@ SegmentHeader read_header(std::span<const std::byte> segment) {
   SegmentHeader header;
   std::memcpy(&header, segment.data(), sizeof(header));
   return header;
-}
-
-TileId tile_of(std::span<const std::byte> segment) {
-  const SegmentHeader header = read_header(segment);
-  return {header.layer, header.tile};
 }
 
 const std::byte* head_part(std::span<const std::byte> segment, std::uint32_t kv_head,
@@ -251,13 +247,20 @@ Status PipelineCodec::validate(const KvGeometry& geometry, std::uint32_t layer, 
   return ok_status();
 }
 
-void PipelineCodec::attend(const KvGeometry& geometry, std::span<const std::byte> segment,
-                           std::uint32_t kv_head, const QueryRows& queries,
-                           kernels::AttentionStates states) const {
-  const TileId id = tile_of(segment);
-  storage_->attend_head(geometry, id,
-                        head_part(segment, kv_head, storage_->head_bytes(geometry, id)), queries,
-                        states);
+void PipelineCodec::attend_all(const KvGeometry& geometry,
+                               std::span<const AttendWork> works) const {
+  constexpr std::size_t kTogether = 32;  // 3 KiB
+  HeadWork heads[kTogether];
+  for (std::size_t first = 0; first < works.size(); first += kTogether) {
+    const std::size_t count = std::min(kTogether, works.size() - first);
+    for (std::size_t i = 0; i < count; ++i) {
+      const AttendWork& work = works[first + i];
+      const TileId id{work.layer, work.tile};
+      const std::size_t bytes = storage_->head_bytes(geometry, id);
+      heads[i] = {id, head_part(work.segment, work.kv_head, bytes), work.queries, work.states};
+    }
+    storage_->attend_heads(geometry, {heads, count});
+  }
 }
 
 void PipelineCodec::reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,

@@ -44,8 +44,7 @@ class PipelineCodec final : public Codec {
                 std::span<std::byte> out) const override;
   Status validate(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,
                   std::uint32_t tokens, std::span<const std::byte> segment) const override;
-  void attend(const KvGeometry& geometry, std::span<const std::byte> segment, std::uint32_t kv_head,
-              const QueryRows& queries, kernels::AttentionStates states) const override;
+  void attend_all(const KvGeometry& geometry, std::span<const AttendWork> works) const override;
   void reconstruct(const KvGeometry& geometry, std::span<const std::byte> segment,
                    std::uint32_t kv_head, float* k, float* v) const override;
   void attend_open(const KvGeometry& geometry, std::uint32_t layer, std::uint32_t tile,

@@ -47,6 +47,9 @@ class ProfileStage final : public StorageStage {
                    const QueryRows& queries, kernels::AttentionStates states) const override {
     of(id).attend_head(geometry, id, part, queries, states);
   }
+  void attend_heads(const KvGeometry& geometry, std::span<const HeadWork> works) const override {
+    if (!works.empty()) of(works.front().id).attend_heads(geometry, works);
+  }
   void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part, float* k,
                         float* v) const override {
     of(id).reconstruct_head(geometry, id, part, k, v);

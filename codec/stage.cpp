@@ -55,6 +55,12 @@ void StorageStage::write_head(const KvGeometry& geometry, TileId id, const std::
   kernels::byte_kernels().to_finite_bf16(v_values, n, v);
 }
 
+void StorageStage::attend_heads(const KvGeometry& geometry, std::span<const HeadWork> works) const {
+  for (const HeadWork& work : works) {
+    attend_head(geometry, work.id, work.part, work.queries, work.states);
+  }
+}
+
 void StorageStage::attend_open_head(TileId, std::uint32_t, const std::byte* k, const std::byte* v,
                                     const QueryRows& queries, const std::uint32_t* visible,
                                     kernels::AttentionStates states) const {

@@ -67,6 +67,14 @@ struct Plane {
 // K, then V, of half the bytes each.
 std::vector<Plane> dense_planes(std::size_t bytes, OpenDtype dtype);
 
+// Rows, and the part of one KV head of a tile that they attend to.
+struct HeadWork {
+  TileId id;
+  const std::byte* part;
+  QueryRows queries;
+  kernels::AttentionStates states;
+};
+
 // How a closed tile lies in a segment. The segments of open tiles are dense for every storage
 // (codec/segment.h). The methods are those of Codec, for whole tiles of one KV head; the header is
 // written and checked by the codec, so a part is what follows it.
@@ -96,6 +104,8 @@ class StorageStage {
                                const std::byte* part) const = 0;
   virtual void attend_head(const KvGeometry& geometry, TileId id, const std::byte* part,
                            const QueryRows& queries, kernels::AttentionStates states) const = 0;
+  // attend_head for each, in order. The tiles are of one layer.
+  virtual void attend_heads(const KvGeometry& geometry, std::span<const HeadWork> works) const;
   virtual void reconstruct_head(const KvGeometry& geometry, TileId id, const std::byte* part,
                                 float* k, float* v) const = 0;
   // The same, rounded to finite bf16: k, v [tile_tokens][head_dim].

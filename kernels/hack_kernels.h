@@ -70,10 +70,20 @@ struct HackPlanes {
   const std::byte* v_column = nullptr;
 };
 
+// Query rows, and the tile that they attend to.
+struct HackWork {
+  HackPlanes planes;
+  Queries queries;
+  AttentionStates states;
+};
+
 struct HackKernels {
-  // Attention of states.rows query rows over all 64 tokens; merged into states. Finite for finite
-  // queries: where a score or a sum would leave f32, the row is computed in double and saturates.
-  void (*attend)(const HackPlanes& planes, const Queries& queries, AttentionStates states);
+  // For each work in order: attention of its query rows over all 64 tokens, merged into its states.
+  // Works may share their states, whole ones. Finite for finite queries: where a score or a sum
+  // would leave f32, the row is computed in double and saturates. Many works in one call are faster
+  // than one by one, since steps of one hide behind those of another; the results are the same
+  // bits.
+  void (*attend)(const HackWork* work, std::size_t count);
 };
 
 // The table of one instruction set, and the active one.

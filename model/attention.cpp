@@ -206,9 +206,9 @@ void Attention::gather_terms(const Call& call, const Task& task, Scratch& scratc
 }
 
 // The queries of the task's h-th head, with what its removed bias adds to the tile's scores, one
-// grid block behind the other.
+// grid block behind the other, in score_add: [tile_tokens][rows_of_head].
 codec::QueryRows Attention::queries_of(const Call& call, const Task& task, std::uint32_t tile,
-                                       std::uint32_t h, Scratch& scratch) const {
+                                       std::uint32_t h, Scratch& scratch, float* score_add) const {
   const std::size_t row0 = std::size_t{h} * rows_of_head(task);
   codec::QueryRows queries;
   queries.q = scratch.q.data() + row0 * head_dim_;
@@ -222,9 +222,9 @@ codec::QueryRows Attention::queries_of(const Call& call, const Task& task, std::
     bias_.add_scores(call.layer, head, tile * blocks + block,
                      scratch.terms.data() + row0 * 2 * bias_.most_pairs(), queries.rows,
                      scratch.turned.data(),
-                     scratch.score_add.data() + std::size_t{block} * queries.rows * kGridTokens);
+                     score_add + std::size_t{block} * queries.rows * kGridTokens);
   }
-  queries.score_add = scratch.score_add.data();
+  queries.score_add = score_add;
   return queries;
 }
 
@@ -240,20 +240,34 @@ void Attention::attend_cell(const Call& call, const Task& task, std::uint32_t ce
   const std::uint32_t cell_tiles = kCellTokens / kv.tile_tokens();
   const std::uint32_t first = cell * cell_tiles;
   const std::uint32_t last = std::min(first + cell_tiles, task.block.tile);
+  std::vector<codec::AttendWork>& works = scratch.works;
+  const auto attend_works = [&] {
+    kv.codec->attend_all(kv.geometry, works);
+    works.clear();
+  };
+  const std::uint32_t rows = rows_of_head(task);
   for (std::uint32_t tile = first; tile < last; ++tile) {
     for (std::uint32_t h = 0; h < task.heads; ++h) {
-      codec::QueryRows queries = queries_of(call, task, tile, h, scratch);
-      queries.ahead = ahead_of(call, task, tile, h);
-      kv.codec->attend(kv.geometry, kv.segment(call.layer, tile), task.head0 + h, queries,
-                       state_of(h));
+      if ((works.size() + 1) * rows > std::max(kBlockRows, rows)) attend_works();
+      float* score_add = scratch.score_add.data() + works.size() * rows * kv.tile_tokens();
+      codec::AttendWork& work = works.emplace_back();
+      work.layer = call.layer;
+      work.tile = tile;
+      work.segment = kv.segment(call.layer, tile);
+      work.kv_head = task.head0 + h;
+      work.queries = queries_of(call, task, tile, h, scratch, score_add);
+      work.queries.ahead = ahead_of(call, task, tile, h);
+      work.states = state_of(h);
     }
   }
+  attend_works();
   if (task.block.cells != cell + 1) return;
   const codec::OpenTile own = call.step.dense_tile(*task.part, call.layer, task.block.tile);
   for (std::uint32_t h = 0; h < task.heads; ++h) {
-    kv.codec->attend_open(kv.geometry, call.layer, task.block.tile, own, task.head0 + h,
-                          queries_of(call, task, task.block.tile, h, scratch),
-                          scratch.visible.data(), state_of(h));
+    kv.codec->attend_open(
+        kv.geometry, call.layer, task.block.tile, own, task.head0 + h,
+        queries_of(call, task, task.block.tile, h, scratch, scratch.score_add.data()),
+        scratch.visible.data(), state_of(h));
   }
 }
 

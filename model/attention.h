@@ -73,6 +73,7 @@ class Attention {
   struct Scratch {
     std::vector<float> q;
     std::vector<std::uint32_t> visible;
+    std::vector<codec::AttendWork> works;
     std::vector<float> terms, turned, score_add;  // of removed biases
     States cell, total;
   };
@@ -91,7 +92,7 @@ class Attention {
   void gather_queries(const Call& call, const Task& task, Scratch& scratch) const;
   void gather_terms(const Call& call, const Task& task, Scratch& scratch) const;
   codec::QueryRows queries_of(const Call& call, const Task& task, std::uint32_t tile,
-                              std::uint32_t h, Scratch& scratch) const;
+                              std::uint32_t h, Scratch& scratch, float* score_add) const;
   void attend_cell(const Call& call, const Task& task, std::uint32_t cell, Scratch& scratch,
                    kernels::AttentionStates states) const;
   kernels::Ahead ahead_of(const Call& call, const Task& task, std::uint32_t tile,

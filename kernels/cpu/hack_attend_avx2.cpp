@@ -324,7 +324,7 @@ void attend_block(const HackPlanes& planes, const Queries& queries, AttentionSta
   }
 }
 
-void attend(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
+void attend_one(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
   std::uint32_t row = 0;
   Queries left = queries;  // what lies ahead is asked for once, by the first block
   for (; row + kBlockRows <= states.rows; row += kBlockRows) {
@@ -334,6 +334,12 @@ void attend(const HackPlanes& planes, const Queries& queries, AttentionStates st
   if (states.rows - row == 3) attend_block<3>(planes, left, states, row);
   if (states.rows - row == 2) attend_block<2>(planes, left, states, row);
   if (states.rows - row == 1) attend_block<1>(planes, left, states, row);
+}
+
+void attend(const HackWork* work, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    attend_one(work[i].planes, work[i].queries, work[i].states);
+  }
 }
 
 }  // namespace

@@ -20,20 +20,27 @@ constexpr int kMaxKGroups = kMaxDim / 64;  // of channels, for the rounding of q
 constexpr int kMaxVGroups = kMaxDim / 32;
 constexpr int kVectors = kTokens / kLanes;  // of 64 values
 
-// What is one value a row lies as [kBlockRows], so that two neighbours make 8 lanes.
+// What is one value a row lies as [kBlockRows], so that two neighbours make 8 lanes. While a
+// block's values are added up, the next block's queries are folded into its upper half.
 struct Block {
-  alignas(64) float folded[kBlockRows][kMaxDim];                  // q~, or p~ of two groups
-  alignas(64) std::int8_t q[2][kBlockRows][kMaxDim];              // q', of each half of the tokens
+  alignas(64) float folded[kBlockRows][kMaxDim];      // q~, or p~ of two groups
+  alignas(64) std::int8_t q[2][kBlockRows][kMaxDim];  // q', of each half of the tokens
+  alignas(32) float q_step[2][kMaxKGroups][kBlockRows];
+  alignas(16) float offset[2][kBlockRows];  // q . m_K, of each half
+  alignas(32) float inv[2][kBlockRows];     // 127 or 255 / largest, of two groups
+  alignas(64) V largest[2];                 // four lanes a row, of two groups
+  alignas(64) V sum[2];
+  unsigned q_fits;  // bit r: whether f32 holds the scores
+
   alignas(64) float p[kBlockRows][kTokens];                       // scores, then p
   alignas(64) std::uint8_t pq[kMaxVGroups][kBlockRows][kTokens];  // p'
-  alignas(32) float q_step[2][kMaxKGroups][kBlockRows];
   alignas(32) float p_step[kMaxVGroups][kBlockRows];
   alignas(32) float p_offset[kMaxVGroups][kBlockRows];  // SUM p m_V
-  alignas(32) float inv[2][kBlockRows];                 // 127 or 255 / largest, of two groups
-  alignas(16) float offset[2][kBlockRows];              // q . m_K, of each half
+  alignas(64) V l_lanes[kBlockRows];
   alignas(16) float m[kBlockRows];
   alignas(16) float l[kBlockRows];
   alignas(16) float before[kBlockRows];  // the factor of the old state
+  bool rescale;                          // whether any is not 1
   unsigned fits;                         // bit r: whether f32 holds the sums of row r
 };
 
@@ -59,16 +66,16 @@ KVFERRY_INLINE V join_halves(V a, V b) {
 }
 // Four vectors to 128 bits each: lane i with i + 8, then i + 4.
 template <class Op>
-KVFERRY_INLINE V join_quarters(V a, V b, V c, V d) {
-  const V ab = join_halves<Op>(a, b);
-  const V cd = join_halves<Op>(c, d);
+KVFERRY_INLINE V join_quarters(const V (&rows)[kBlockRows]) {
+  const V ab = join_halves<Op>(rows[0], rows[1]);
+  const V cd = join_halves<Op>(rows[2], rows[3]);
   return Op::apply(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
 }
-// One lane a vector. Whatever stands in the others, a vector's lanes are joined by the same tree: i
-// with i + 8, then i + 4, i + 2, i + 1. So a row's result is the same in a block of any size.
+// Four lanes of each of four rows to one. Whatever stands in the other rows, a row's lanes are
+// joined by the same tree: i with i + 8, then i + 4, i + 2, i + 1. So its result is the same in a
+// block of any size.
 template <class Op>
-KVFERRY_INLINE __m128 reduce(const V (&rows)[kBlockRows]) {
-  const V four = join_quarters<Op>(rows[0], rows[1], rows[2], rows[3]);
+KVFERRY_INLINE __m128 finish(V four) {
   const V two = Op::apply(four, _mm512_permute_ps(four, 0x4e));
   const V one = Op::apply(two, _mm512_permute_ps(two, 0xb1));
   const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
@@ -76,9 +83,7 @@ KVFERRY_INLINE __m128 reduce(const V (&rows)[kBlockRows]) {
 }
 // The same of two groups of rows.
 template <class Op>
-KVFERRY_INLINE __m256 reduce(const V (&rows)[2][kBlockRows]) {
-  const V low = join_quarters<Op>(rows[0][0], rows[0][1], rows[0][2], rows[0][3]);
-  const V high = join_quarters<Op>(rows[1][0], rows[1][1], rows[1][2], rows[1][3]);
+KVFERRY_INLINE __m256 finish(V low, V high) {
   const V two = Op::apply(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
   const V one = Op::apply(two, _mm512_permute_ps(two, 0xb1));
   const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
@@ -111,29 +116,25 @@ KVFERRY_INLINE float largest_factor(const std::byte* plane, std::size_t count) {
   return reduce_max(parts);
 }
 
-// e^x for x <= 0 within 2^-21 of the true value, e^0 = 1; +0 below -87.33. Half the multiplications
-// of exp_nonpositive, which the ports that also multiply the codes would pay for: x = (k / 32) ln 2
-// + r, 2^(k mod 32 / 32) from a table, e^r - 1 = r (c1 + r / 2). k stands in the low bits of
-// `shifted`; its upper part becomes the exponent by a shift that leaves its lower five bits in the
-// mantissa, which the table's entries lack: bits of 2^(j / 32), less j << 18.
-KVFERRY_INLINE V exp_weight(V x) {
-  const __m512i low =
-      _mm512_setr_epi32(0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a,
-                        0x3f79c3d3, 0x3f78f4f0, 0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043,
-                        0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6);
-  const __m512i high =
-      _mm512_setr_epi32(0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be,
-                        0x3f76248c, 0x3f76a81e, 0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907,
-                        0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3);
-  const V magic = broadcast(12582912.0f);
-  const V shifted = fma(x, broadcast(46.16624131f), magic);  // 32 / ln 2
-  const V r = fma(sub(shifted, magic), broadcast(-0.021660849f), x);
-  const V growth = mul(r, fma(r, broadcast(0.5f), broadcast(1.0000146f)));
+// 2^x for x <= 0 within 2^-18 of the true value, 2^0 = 1; what is below 2^-126 becomes that. Three
+// multiplications, for which the ports that also multiply the codes pay: x = k / 16 + r, 2^(k mod
+// 16 / 16) from a table, 2^r - 1 = r (c1 + c2 r). k stands in the low bits of `shifted`; its upper
+// part becomes the exponent by a shift that leaves its lower four bits in the mantissa, which the
+// table's entries lack: bits of 2^(j / 16), less j << 19.
+KVFERRY_INLINE V exp2_weight(V x) {
+  const __m512i table =
+      _mm512_setr_epi32(0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
+                        0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                        0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d);
+  const V magic = broadcast(0x1.8p19f);  // the last bit is 1 / 16
+  const V clamped = max(broadcast(-126.0f), x);
+  const V shifted = add(clamped, magic);
+  const V r = sub(clamped, sub(shifted, magic));
+  const V growth = mul(r, fma(r, broadcast(0.2402265f), broadcast(0.6931472f)));
   const __m512i k = _mm512_castps_si512(shifted);
-  const __m512i entry = _mm512_permutex2var_epi32(low, k, high);
-  const V power = _mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32(k, 18)));
-  const __mmask16 seen = _mm512_cmp_ps_mask(x, broadcast(-87.33f), _CMP_NLT_UQ);
-  return _mm512_maskz_fmadd_ps(seen, power, growth, power);
+  const __m512i entry = _mm512_permutexvar_epi32(k, table);
+  const V power = _mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32(k, 19)));
+  return fma(power, growth, power);
 }
 
 }  // namespace

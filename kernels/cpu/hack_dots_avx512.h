@@ -33,19 +33,28 @@ struct Strip {
   std::size_t group;        // the 64 values are those from 64 * group on
 };
 
-// The codes of values 4 quad .. 4 quad + 3 of the strip's group, quad a constant in 0..15, in the
-// lanes of vector `i`. Sub-planes are shifted to where their bits belong.
+// Steps of a group's dots take 4 quads of values; 8 where a byte has as many fields, so that every
+// quad of a step stands in a field that is known when this is compiled.
 template <int Bits>
-KVFERRY_INLINE __m512i codes_at(const Strip& strip, std::size_t half, int quad, int i) {
+constexpr int kStepQuads = Bits % 2 == 1 ? 8 : 4;
+template <int Bits>
+constexpr int kGroupSteps = 16 / kStepQuads<Bits>;
+constexpr std::size_t group_steps(std::uint32_t bits) { return bits % 2 == 1 ? 2 : 4; }
+
+// The codes of values 4 quad .. 4 quad + 3 of a step of the strip's group, in the lanes of vector
+// `i`. Sub-planes are shifted to where their bits belong.
+template <int Bits>
+KVFERRY_INLINE __m512i codes_at(const Strip& strip, int step, int quad, int i) {
   __m512i codes = _mm512_setzero_si512();
 #pragma GCC unroll 3
   for (std::uint32_t n = 0; n < kHackSubPlanes[Bits].count; ++n) {
     const auto bits = static_cast<int>(kHackSubPlanes[Bits].part[n].bits);
     const auto shift = static_cast<int>(kHackSubPlanes[Bits].part[n].shift);
     const int fields = 8 / bits;
-    // 64 values take 2 * bits rows, 32 of them bits.
-    const std::size_t row = static_cast<std::size_t>(bits) * (2 * strip.group + half) +
-                            static_cast<std::size_t>(quad / fields);
+    // 64 values take 2 * bits rows.
+    const std::size_t row =
+        static_cast<std::size_t>(2 * bits) * strip.group +
+        static_cast<std::size_t>(kStepQuads<Bits> / fields * step + quad / fields);
     const __m512i word = _mm512_loadu_si512(strip.codes + strip.plane_bytes * shift +
                                             strip.row_bytes * row + 64 * i);
     if (bits == 8) return word;
@@ -68,19 +77,21 @@ KVFERRY_INLINE __m512i broadcast_bytes(const void* p) {
 enum class Operand : std::uint8_t { kK, kV };
 
 // sums[r][i] += SUM over the group of row r's bytes times codes. bytes: [R][64], `stride` apart;
-// signed for K, unsigned for V.
-template <Operand kOperand, int Bits, int R, class Byte>
+// signed for K, unsigned for V. In between a job on 4 rows of 64 values is done, job.at(i, r) for
+// vector i of row r, 8 dots or a few instructions of the job at a time: see hack_jobs_avx512.h.
+template <Operand kOperand, int Bits, int R, class Byte, class Job>
 KVFERRY_INLINE void add_dots(const Strip& strip, const Byte* bytes, std::size_t stride,
-                             Asking& asking, __m512i (&sums)[R][kStripVectors]) {
-  constexpr int kQuads = 8;  // of a half: as many as a byte has fields at most
-  for (std::size_t half = 0; half < 2; ++half, bytes += 4 * kQuads) {
+                             Asking& asking, Job& job, __m512i (&sums)[R][kStripVectors]) {
+  constexpr int kQuads = kStepQuads<Bits>;
+#pragma GCC unroll 1
+  for (int step = 0; step < kGroupSteps<Bits>; ++step, bytes += 4 * kQuads) {
+    asking.step();
 #pragma GCC unroll 8
     for (int quad = 0; quad < kQuads; ++quad) {
-      asking.step();
       __m512i codes[kStripVectors];
 #pragma GCC unroll 2
       for (int i = 0; i < kStripVectors; ++i) {
-        codes[i] = codes_at<Bits>(strip, half, quad, i);
+        codes[i] = codes_at<Bits>(strip, step, quad, i);
         if (kOperand == Operand::kV && Bits == 8) {
           codes[i] = _mm512_xor_si512(codes[i], _mm512_set1_epi8(-128));
         }
@@ -95,6 +106,7 @@ KVFERRY_INLINE void add_dots(const Strip& strip, const Byte* bytes, std::size_t 
                                                : _mm512_dpbusd_epi32(sums[r][i], row, codes[i]);
         }
       }
+      job.at(step * (kQuads / 4) + quad / 4, quad % 4);
     }
   }
 }

@@ -144,7 +144,7 @@ bool attend_row(const HackPlanes& p, const HackCodes& codes, const Queries& quer
   return value_row(p, codes, probs, state.o);
 }
 
-void attend(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
+void attend_one(const HackPlanes& planes, const Queries& queries, AttentionStates states) {
   HackCodes codes;
   hack_unpack(planes, codes);
   for (std::uint32_t r = 0; r < states.rows; ++r) {
@@ -155,6 +155,12 @@ void attend(const HackPlanes& planes, const Queries& queries, AttentionStates st
     } else {
       hack_attend_row_exact(planes, row, states, r);
     }
+  }
+}
+
+void attend(const HackWork* work, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    attend_one(work[i].planes, work[i].queries, work[i].states);
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <vector>
 
@@ -17,8 +18,8 @@ namespace {
 
 void attend(Isa isa, const Tile& tile, const std::vector<float>& q, States& states,
             std::uint32_t first, std::uint32_t rows) {
-  hack_kernels(isa).attend(tile.planes, {q.data() + std::size_t{first} * states.head_dim},
-                           states.view(first, rows));
+  attend_tile(isa, tile.planes, {q.data() + std::size_t{first} * states.head_dim},
+              states.view(first, rows));
 }
 
 // Any number of rows at any place gives each row the same bits, also a row that saturates beside
@@ -42,6 +43,40 @@ TEST(HackAttend, RowsAreIndependentBitByBit) {
           }
         }
         ASSERT_TRUE(got == want) << isa_name(isa) << " " << shape << " rows " << step;
+      }
+    }
+  }
+}
+
+// Works of all shapes of one head_dim in one call, on states of 1 to 9 rows, some of which
+// saturate: the bits are those of one work after the other.
+TEST(HackAttend, ManyWorksGiveTheBitsOfOneByOne) {
+  constexpr std::uint32_t kMostRows = 9;
+  for (const std::uint32_t dim : {64u, 128u, 256u}) {
+    std::deque<Tile> tiles;
+    for (const TileShape& shape : all_shapes()) {
+      if (shape.dim == dim) tiles.emplace_back(shape, static_cast<std::uint32_t>(tiles.size()));
+    }
+    std::vector<float> q = make_queries(kMostRows, dim, 3);
+    std::fill_n(q.begin() + 2 * dim, dim, 3e38f);
+    const std::vector<float> add = make_queries(kMostRows, 64, 4);
+    for (const Isa isa : available_isas()) {
+      std::deque<States> one_by_one, together;
+      for (std::uint32_t rows = 1; rows <= kMostRows; ++rows) {
+        one_by_one.emplace_back(rows, dim);
+        together.emplace_back(rows, dim);
+      }
+      std::vector<HackWork> works;
+      for (std::size_t i = 0; i < tiles.size(); ++i) {
+        const std::size_t n = i % 4 == 0 ? 3 : i % kMostRows;
+        const auto rows = static_cast<std::uint32_t>(n + 1);
+        const Queries queries{q.data(), i % 3 == 0 ? add.data() : nullptr};
+        attend_tile(isa, tiles[i].planes, queries, one_by_one[n].view(0, rows));
+        works.push_back({tiles[i].planes, queries, together[n].view(0, rows)});
+      }
+      hack_kernels(isa).attend(works.data(), works.size());
+      for (std::size_t n = 0; n < kMostRows; ++n) {
+        ASSERT_TRUE(together[n] == one_by_one[n]) << isa_name(isa) << " " << dim << " " << n + 1;
       }
     }
   }
@@ -88,9 +123,9 @@ TEST(HackAttend, TouchesOnlyItsRows) {
     const std::vector<float> q = make_queries(5, 64, 2);
     States states(5, 64);
     const States untouched = states;
-    hack_kernels(isa).attend(tile.planes, {q.data()}, states.view(2, 0));
+    attend_tile(isa, tile.planes, {q.data()}, states.view(2, 0));
     EXPECT_TRUE(states == untouched);
-    hack_kernels(isa).attend(tile.planes, {q.data() + 2 * 64}, states.view(2, 1));
+    attend_tile(isa, tile.planes, {q.data() + 2 * 64}, states.view(2, 1));
     EXPECT_EQ(states.m[1], -kInfinity);
     EXPECT_EQ(states.m[3], -kInfinity);
     EXPECT_EQ(states.o[2 * 64 - 1], 0.0f);
@@ -106,10 +141,8 @@ TEST(HackAttend, StatesMerge) {
     const Tile a({128, 4, 2}, 1), b({128, 2, 4}, 2);
     const std::vector<float> q = make_queries(3, 128, 5);
     States ab(3, 128), ba(3, 128);
-    for (const Tile* tile : {&a, &b})
-      hack_kernels(isa).attend(tile->planes, {q.data()}, ab.view(0, 3));
-    for (const Tile* tile : {&b, &a})
-      hack_kernels(isa).attend(tile->planes, {q.data()}, ba.view(0, 3));
+    for (const Tile* tile : {&a, &b}) attend_tile(isa, tile->planes, {q.data()}, ab.view(0, 3));
+    for (const Tile* tile : {&b, &a}) attend_tile(isa, tile->planes, {q.data()}, ba.view(0, 3));
     for (std::uint32_t r = 0; r < 3; ++r) {
       EXPECT_EQ(ab.m[r], ba.m[r]);
       EXPECT_NEAR(ab.l[r], ba.l[r], 1e-5f * ab.l[r]);
@@ -156,7 +189,7 @@ TEST(HackAttend, HugeScoresChooseTheRightToken) {
     std::vector<float> k(64 * 64), v(64 * 64);
     reconstruct_kernels(isa).hack(tile.planes, k.data(), v.data());
     States states(4, 64);
-    hack_kernels(isa).attend(tile.planes, {q.data()}, states.view(0, 4));
+    attend_tile(isa, tile.planes, {q.data()}, states.view(0, 4));
     for (std::size_t r = 0; r < 4; ++r) {
       std::size_t best = 0;
       double best_score = -std::numeric_limits<double>::infinity();
@@ -190,7 +223,7 @@ TEST(HackAttend, ScoresAreAddedTo) {
       reconstruct_kernels(isa).hack(tile.planes, k.data(), v.data());
       if (exponent == 0) q = make_queries(kRows, kDim, 3);
       States states(kRows, kDim);
-      hack_kernels(isa).attend(tile.planes, {q.data(), add.data()}, states.view(0, kRows));
+      attend_tile(isa, tile.planes, {q.data(), add.data()}, states.view(0, kRows));
       const float largest = std::ldexp(256.0f, exponent);
       for (std::uint32_t r = 0; r < kRows; ++r) {
         for (std::uint32_t d = 0; d < kDim; ++d) {

@@ -181,6 +181,12 @@ inline std::vector<float> make_queries(std::uint32_t rows, std::uint32_t dim, st
   return q;
 }
 
+inline void attend_tile(Isa isa, const HackPlanes& planes, const Queries& queries,
+                        AttentionStates states) {
+  const HackWork work{planes, queries, states};
+  hack_kernels(isa).attend(&work, 1);
+}
+
 // Tokens as they are, after those of tiles: [tokens][head_dim].
 struct DenseTokens {
   std::size_t tokens = 0;

@@ -44,10 +44,9 @@ class KeepsBias final : public codec::Codec {
                   std::uint32_t tokens, std::span<const std::byte> segment) const override {
     return inner_->validate(geometry, layer, tile, tokens, segment);
   }
-  void attend(const codec::KvGeometry& geometry, std::span<const std::byte> segment,
-              std::uint32_t kv_head, const codec::QueryRows& queries,
-              kernels::AttentionStates states) const override {
-    inner_->attend(geometry, segment, kv_head, queries, states);
+  void attend_all(const codec::KvGeometry& geometry,
+                  std::span<const codec::AttendWork> works) const override {
+    inner_->attend_all(geometry, works);
   }
   void reconstruct(const codec::KvGeometry& geometry, std::span<const std::byte> segment,
                    std::uint32_t kv_head, float* k, float* v) const override {

@@ -43,8 +43,7 @@ class FakeCodec : public codec::Codec {
     }
     return ok_status();
   }
-  void attend(const codec::KvGeometry&, std::span<const std::byte>, std::uint32_t,
-              const codec::QueryRows&, kernels::AttentionStates) const override {}
+  void attend_all(const codec::KvGeometry&, std::span<const codec::AttendWork>) const override {}
   void reconstruct(const codec::KvGeometry&, std::span<const std::byte>, std::uint32_t, float*,
                    float*) const override {}
   void load_open(const codec::KvGeometry&, std::span<const std::byte>,

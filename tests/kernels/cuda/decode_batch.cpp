@@ -140,7 +140,8 @@ std::vector<double> DecodeBatch::scalar_answer(int row) const {
   const auto dim = static_cast<std::size_t>(shape_.head_dim);
   kernels::States state(1, static_cast<std::uint32_t>(dim));
   for (const Tile* tile : head.tiles) {
-    kernels::kHackScalar.attend(tile->planes, {head.q}, state.view(0, 1));
+    const kernels::HackWork work{tile->planes, {head.q}, state.view(0, 1)};
+    kernels::kHackScalar.attend(&work, 1);
   }
   double m = state.m[0], l = state.l[0];
   std::vector<double> o(state.o.begin(), state.o.end());
