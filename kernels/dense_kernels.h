@@ -23,6 +23,15 @@ inline constexpr std::uint32_t kMaxHeadDim = 256;
 std::uint16_t bf16_from_f32(float value);
 float f32_from_bf16(std::uint16_t value);
 
+// Waves of a token's position, at most kMaxHeadDim / 2. Not owned.
+struct Waves {
+  std::size_t count = 0;
+  const float* terms = nullptr;  // [rows][2][count]: A_p, then B_p
+  const float* turn = nullptr;   // [2][count]: cosines, then sines of c_p, the angle of the centre
+  // [count][2][kTileTokens / 2]: cosines, then sines of x_t w_p, for the tokens behind the centre.
+  const float* basis = nullptr;
+};
+
 struct DenseKernels {
   // out[i] = x[i] * weight[i] / sqrt(mean(x^2) + eps), one row of n values. In f32.
   void (*rms_norm)(const float* x, const float* weight, float eps, std::size_t n, float* out);
@@ -62,10 +71,12 @@ struct DenseKernels {
   void (*attend_dense_f32)(const Queries& queries, const float* k, const float* v,
                            const std::uint32_t* visible, AttentionStates states);
 
-  // out[r][t] = SUM_i c[r][i] * basis[i][t], one chain of fma over i from 0, clamped to
-  // +-kMaxScoreAdd. c: [rows][depth], basis: [depth][kTileTokens], out: [rows][kTileTokens].
-  void (*score_terms)(const float* c, const float* basis, std::size_t depth, std::size_t rows,
-                      float* out);
+  // What waves add to the scores of a tile: with x_t = t - 31.5 the distance from its centre,
+  //   out[r][t] = SUM_p a cos(x_t w_p) + b sin(x_t w_p),
+  //   a = A_p cos(c_p) + B_p sin(c_p),  b = B_p cos(c_p) - A_p sin(c_p),
+  // cosines and sines summed apart, each one chain of fma over p from 0. a and b are clamped to
+  // +-kMaxScoreAdd / (2 kMaxHeadDim), so out stays within kMaxScoreAdd. out: [rows][kTileTokens].
+  void (*score_waves)(const Waves& waves, std::size_t rows, float* out);
 
   // states := merge(states, other), row by row. Both have the same shape.
   void (*merge_states)(AttentionStates states, AttentionStates other);

@@ -55,7 +55,6 @@ Attention::Attention(const ModelConfig& config, RemovedBias& bias, ComputePool& 
     scratch.visible.resize(rows);
     if (bias_.most_pairs() > 0) {
       scratch.terms.resize(rows * 2 * bias_.most_pairs());
-      scratch.turned.resize(scratch.terms.size());
       scratch.score_add.resize(rows * codec::kMaxTileTokens);
     }
     scratch.cell.resize(rows, head_dim_);
@@ -221,7 +220,6 @@ codec::QueryRows Attention::queries_of(const Call& call, const Task& task, std::
   for (std::uint32_t block = 0; block < blocks; ++block) {
     bias_.add_scores(call.layer, head, tile * blocks + block,
                      scratch.terms.data() + row0 * 2 * bias_.most_pairs(), queries.rows,
-                     scratch.turned.data(),
                      score_add + std::size_t{block} * queries.rows * kGridTokens);
   }
   queries.score_add = score_add;

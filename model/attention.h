@@ -74,7 +74,7 @@ class Attention {
     std::vector<float> q;
     std::vector<std::uint32_t> visible;
     std::vector<codec::AttendWork> works;
-    std::vector<float> terms, turned, score_add;  // of removed biases
+    std::vector<float> terms, score_add;  // of removed biases
     States cell, total;
   };
   struct Call;  // the arguments of run()

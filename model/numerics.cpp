@@ -87,9 +87,11 @@ Status probe_attention(BitHash& hash) {
   kernels.to_bf16(v.data(), v.size(), v16.data());
   const std::vector<std::uint32_t> visible{64, 1, 33, 63, 0};
 
-  const auto terms = random_values(24, kRows * 6), basis = random_values(25, 6 * kGridTokens);
+  constexpr std::size_t kWaves = 3;
+  const auto terms = random_values(24, kRows * 2 * kWaves), turn = random_values(26, 2 * kWaves);
+  const auto basis = random_values(25, kWaves * kGridTokens);
   std::vector<float> add(kRows * kGridTokens);
-  kernels.score_terms(terms.data(), basis.data(), 6, kRows, add.data());
+  kernels.score_waves({kWaves, terms.data(), turn.data(), basis.data()}, kRows, add.data());
   hash.add(add);
 
   States dense;

@@ -56,12 +56,14 @@ std::vector<RemovedBias::Pair> RemovedBias::choose_pairs(const Layer& layer,
 }
 
 std::vector<float> RemovedBias::make_basis(const std::vector<Pair>& pairs) const {
-  std::vector<float> basis(2 * pairs.size() * kGridTokens);
+  constexpr std::uint32_t kHalf = kGridTokens / 2;
+  std::vector<float> basis(pairs.size() * kGridTokens);
   for (std::size_t p = 0; p < pairs.size(); ++p) {
-    float* cosine = basis.data() + 2 * p * kGridTokens;
-    for (std::uint32_t t = 0; t < kGridTokens; ++t) {
-      cosine[t] = static_cast<float>(std::cos(t * frequencies_[pairs[p].index]));
-      cosine[t + kGridTokens] = static_cast<float>(std::sin(t * frequencies_[pairs[p].index]));
+    float* cosine = basis.data() + p * kGridTokens;
+    for (std::uint32_t i = 0; i < kHalf; ++i) {
+      const double angle = (i + 0.5) * frequencies_[pairs[p].index];
+      cosine[i] = static_cast<float>(std::cos(angle));
+      cosine[i + kHalf] = static_cast<float>(std::sin(angle));
     }
   }
   return basis;
@@ -70,10 +72,12 @@ std::vector<float> RemovedBias::make_basis(const std::vector<Pair>& pairs) const
 void RemovedBias::query_terms(std::uint32_t layer, std::uint32_t kv_head, const float* q,
                               float scale, float* out) const {
   const std::size_t half = head_dim_ / 2;
-  for (const Pair& pair : layers_[layer].heads[kv_head]) {
+  const auto& pairs = layers_[layer].heads[kv_head];
+  for (std::size_t p = 0; p < pairs.size(); ++p) {
+    const Pair& pair = pairs[p];
     const float x = q[pair.index] * scale, y = q[pair.index + half] * scale;
-    *out++ = x * pair.first + y * pair.second;
-    *out++ = y * pair.first - x * pair.second;
+    out[p] = x * pair.first + y * pair.second;
+    out[pairs.size() + p] = y * pair.first - x * pair.second;
   }
 }
 
@@ -81,7 +85,8 @@ void RemovedBias::reserve(std::uint32_t tiles) {
   if (fast_ == 0) return;
   for (std::size_t tile = turns_.size() / (2 * fast_); tile < tiles; ++tile) {
     for (std::uint32_t i = 0; i < fast_; ++i) {
-      const double angle = static_cast<double>(tile * kGridTokens) * frequencies_[i];
+      const double centre = tile * double{kGridTokens} + (kGridTokens - 1) / 2.0;
+      const double angle = centre * frequencies_[i];
       turns_.push_back(static_cast<float>(std::cos(angle)));
       turns_.push_back(static_cast<float>(std::sin(angle)));
     }
@@ -89,21 +94,16 @@ void RemovedBias::reserve(std::uint32_t tiles) {
 }
 
 void RemovedBias::add_scores(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t tile,
-                             const float* terms, std::size_t rows, float* turned,
-                             float* out) const {
+                             const float* terms, std::size_t rows, float* out) const {
   const auto& pairs = layers_[layer].heads[kv_head];
-  const std::size_t depth = 2 * pairs.size();
   const float* turns = turns_.data() + std::size_t{tile} * 2 * fast_;
-  for (std::size_t row = 0; row < rows; ++row) {
-    for (std::size_t p = 0; p < pairs.size(); ++p) {
-      const float a = terms[row * depth + 2 * p], b = terms[row * depth + 2 * p + 1];
-      const float cosine = turns[2 * pairs[p].index], sine = turns[2 * pairs[p].index + 1];
-      turned[row * depth + 2 * p] = a * cosine + b * sine;
-      turned[row * depth + 2 * p + 1] = b * cosine - a * sine;
-    }
+  float turn[kernels::kMaxHeadDim];
+  for (std::size_t p = 0; p < pairs.size(); ++p) {
+    turn[p] = turns[2 * pairs[p].index];
+    turn[pairs.size() + p] = turns[2 * pairs[p].index + 1];
   }
-  kernels::dense_kernels().score_terms(turned, layers_[layer].basis[kv_head].data(), depth, rows,
-                                       out);
+  kernels::dense_kernels().score_waves(
+      {pairs.size(), terms, turn, layers_[layer].basis[kv_head].data()}, rows, out);
 }
 
 }  // namespace kvferry::model

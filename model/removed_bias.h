@@ -7,7 +7,7 @@
 // channel's scale and minimum cannot absorb. It is left out, and a query q gets back
 //   q . RoPE_t(b) = SUM_i A_i cos(t w_i) + B_i sin(t w_i),
 //   A_i = q_i b_i + q_i' b_i',  B_i = q_i' b_i - q_i b_i'      (i' = i + head_dim / 2, w_i rope's)
-// in f32, from the query's A and B and the angles of a tile's first token and of its 64 tokens.
+// in f32, from the query's A and B and the angles of a tile's centre and of its tokens about it.
 //
 // A pair is left out where its wavelength is below kSlowWavelength tokens, beyond which it is
 // nearly constant within a tile and the minimum absorbs it, and its bias is large: above
@@ -52,16 +52,16 @@ class RemovedBias {
   }
   std::size_t most_pairs() const { return most_pairs_; }  // of any head
 
-  // A and B of a query [head_dim] after rope, times `scale`: out [2 * pairs].
+  // A of each pair, then B, of a query [head_dim] after rope, times `scale`: out [2][pairs].
   void query_terms(std::uint32_t layer, std::uint32_t kv_head, const float* q, float scale,
                    float* out) const;
 
   // Makes the tables for tiles [0, tiles). Engine thread, while nobody else is in here.
   void reserve(std::uint32_t tiles);
-  // What the terms [2 * pairs] of `rows` queries add to the scores of a tile's tokens: out
-  // [rows][64]. turned: scratch for rows * 2 * pairs.
+  // What the terms [2][pairs] of `rows` queries add to the scores of a tile's tokens: out
+  // [rows][64].
   void add_scores(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t tile,
-                  const float* terms, std::size_t rows, float* turned, float* out) const;
+                  const float* terms, std::size_t rows, float* out) const;
 
  private:
   struct Pair {
@@ -71,7 +71,7 @@ class RemovedBias {
   struct LayerTables {
     std::vector<float> kept_k;
     std::vector<std::vector<Pair>> heads;
-    // For each head [2 * pairs][64]: the cosines and sines of pair, token in tile.
+    // For each head, as kernels::Waves has it.
     std::vector<std::vector<float>> basis;
   };
 
@@ -84,7 +84,7 @@ class RemovedBias {
   std::uint64_t id_ = 0;
   std::size_t most_pairs_ = 0;
   std::uint32_t fast_ = 0;    // pairs 0 .. fast_ - 1 are those left out anywhere
-  std::vector<float> turns_;  // [tiles][fast_][cos, sin] of a tile's first token
+  std::vector<float> turns_;  // [tiles][fast_][cos, sin] of a tile's centre
 };
 
 }  // namespace kvferry::model

@@ -365,29 +365,6 @@ void attend_f32(const Queries& queries, const float* k, const float* v,
   attend(queries, k, v, visible, states);
 }
 
-template <int R>
-void score_terms_of(const float* c, const float* basis, std::size_t depth, float* out) {
-  Asking nothing({}, 1);
-  wide_product<R>([=](int r, std::size_t i) { return c[static_cast<std::size_t>(r) * depth + i]; },
-                  Matrix<float>{basis, kTileTokens}, depth, static_cast<int>(kTileTokens) / kLanes,
-                  nothing,
-                  [&](int r, int n, V sum) {
-                    store(out + static_cast<std::size_t>(r) * kTileTokens + n * kLanes,
-                          held_to(kMaxScoreAdd, sum));
-                  });
-}
-
-void score_terms(const float* c, const float* basis, std::size_t depth, std::size_t rows,
-                 float* out) {
-  std::size_t row = 0;
-  for (; row + kBlockRows <= rows; row += kBlockRows) {
-    score_terms_of<kBlockRows>(c + row * depth, basis, depth, out + row * kTileTokens);
-  }
-  for (; row < rows; ++row) {
-    score_terms_of<1>(c + row * depth, basis, depth, out + row * kTileTokens);
-  }
-}
-
 void merge_states(AttentionStates states, AttentionStates other) {
   const std::size_t head_dim = states.head_dim;
   for (std::size_t row = 0; row < states.rows; ++row) {

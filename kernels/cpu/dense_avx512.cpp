@@ -1,6 +1,7 @@
 #include "kernels/cpu/dense_attention.h"
 #include "kernels/cpu/dense_rows.h"
 #include "kernels/cpu/dense_tables.h"
+#include "kernels/cpu/dense_waves.h"
 
 namespace kvferry::kernels {
 
@@ -15,7 +16,7 @@ const DenseKernels kDenseAvx512 = {
     .hadamard_bf16 = hadamard_bf16,
     .attend_dense_bf16 = attend_bf16,
     .attend_dense_f32 = attend_f32,
-    .score_terms = score_terms,
+    .score_waves = score_waves,
     .merge_states = merge_states,
     .normalize = normalize,
 };

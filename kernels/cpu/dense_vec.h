@@ -82,6 +82,11 @@ KVFERRY_INLINE V upper_signs() {
 }
 KVFERRY_INLINE V bit_xor(V a, V b) { return _mm512_xor_ps(a, b); }
 
+KVFERRY_INLINE V reversed(V v) {
+  const __m512i order = _mm512_setr_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_permutexvar_ps(order, v);
+}
+
 KVFERRY_INLINE void transpose(V (&r)[kLanes]) {
   V t[kLanes];
 #pragma GCC unroll 8
@@ -162,6 +167,10 @@ KVFERRY_INLINE V upper_signs() {
   return _mm256_setr_ps(0, 0, 0, 0, -0.0f, -0.0f, -0.0f, -0.0f);
 }
 
+KVFERRY_INLINE V reversed(V v) {
+  return _mm256_permutevar8x32_ps(v, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+}
+
 KVFERRY_INLINE void transpose(V (&r)[kLanes]) {
   V t[kLanes];
 #pragma GCC unroll 4
@@ -235,6 +244,8 @@ KVFERRY_INLINE V upper_signs() {
   if constexpr (S == 1) return _mm_setr_ps(0, -0.0f, 0, -0.0f);
   return _mm_setr_ps(0, 0, -0.0f, -0.0f);
 }
+
+KVFERRY_INLINE V reversed(V v) { return _mm_shuffle_ps(v, v, 0x1b); }
 
 KVFERRY_INLINE void transpose(V (&r)[kLanes]) { _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]); }
 

@@ -414,26 +414,34 @@ TEST_P(DenseAttention, ScoresAreAddedTo) {
   }
 }
 
-TEST_P(DenseAttention, ScoreTermsAreARowsOwn) {
-  const std::size_t depth = 10, rows = 13;
-  std::vector<float> c = queries(rows, depth, 80), basis = queries(depth, kTileTokens, 81);
-  c[5 * depth] = 3e38f;  // out of bounds
-  basis[7] = 10.0f;
+TEST_P(DenseAttention, ScoresOfWavesAreARowsOwn) {
+  const std::size_t count = 21, rows = 13;
+  std::vector<float> terms = queries(rows, 2 * count, 80), turn(2 * count);
+  std::vector<float> basis(count * kTileTokens);
+  const auto frequency = [](std::size_t p) { return std::pow(0.8, p); };
+  for (std::size_t p = 0; p < count; ++p) {
+    turn[p] = static_cast<float>(std::cos(1000.0 * frequency(p)));
+    turn[count + p] = static_cast<float>(std::sin(1000.0 * frequency(p)));
+    for (std::size_t j = 0; j < 32; ++j) {
+      basis[p * 64 + j] = static_cast<float>(std::cos((j + 0.5) * frequency(p)));
+      basis[p * 64 + 32 + j] = static_cast<float>(std::sin((j + 0.5) * frequency(p)));
+    }
+  }
+  std::fill_n(terms.begin() + 5 * 2 * count, 2 * count, 3e38f);  // out of bounds
   std::vector<float> all(rows * kTileTokens), one(kTileTokens);
-  kernels().score_terms(c.data(), basis.data(), depth, rows, all.data());
+  kernels().score_waves({count, terms.data(), turn.data(), basis.data()}, rows, all.data());
   for (std::size_t r = 0; r < rows; ++r) {
-    kernels().score_terms(c.data() + r * depth, basis.data(), depth, 1, one.data());
+    const float* row = terms.data() + r * 2 * count;
+    kernels().score_waves({count, row, turn.data(), basis.data()}, 1, one.data());
     for (std::size_t t = 0; t < kTileTokens; ++t) {
-      double sum = 0;
-      for (std::size_t i = 0; i < depth; ++i) {
-        sum += static_cast<double>(c[r * depth + i]) * basis[i * kTileTokens + t];
-      }
       ASSERT_EQ(all[r * kTileTokens + t], one[t]) << r << " " << t;
-      if (r == 5) {
-        ASSERT_EQ(std::abs(one[t]), kMaxScoreAdd);
-      } else {
-        ASSERT_NEAR(one[t], sum, 1e-4) << r << " " << t;
+      ASSERT_LE(std::abs(one[t]), kMaxScoreAdd);
+      double sum = 0;
+      for (std::size_t p = 0; p < count; ++p) {
+        const double angle = (1000.0 - 31.5 + static_cast<double>(t)) * frequency(p);
+        sum += row[p] * std::cos(angle) + row[count + p] * std::sin(angle);
       }
+      ASSERT_NEAR(one[t], r == 5 ? one[t] : sum, 1e-4) << r << " " << t;
     }
   }
 }

@@ -157,10 +157,10 @@ TEST(RemovedBias, ScoresComeBackExactly) {
   RemovedBias removed(config, frequencies, std::span(&layer, 1));
   ASSERT_EQ(removed.pairs(0, 0), 3u);
   removed.reserve(2001);
-  std::vector<float> terms(6), turned(6), out(64);
+  std::vector<float> terms(6), out(64);
   removed.query_terms(0, 0, q.data(), 0.25f, terms.data());
   for (std::uint32_t tile : {0u, 1u, 17u, 2000u}) {
-    removed.add_scores(0, 0, tile, terms.data(), 1, turned.data(), out.data());
+    removed.add_scores(0, 0, tile, terms.data(), 1, out.data());
     for (std::uint32_t t = 0; t < 64; ++t) {
       double want = 0;
       for (std::size_t i = 0; i < 3; ++i) {
