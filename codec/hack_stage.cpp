@@ -198,6 +198,7 @@ Result<Stage> make_hack_stage(const SpecStage& spec) {
   const SpecArguments arguments(spec);
   KVF_ASSIGN_OR_RETURN(const std::size_t layout, arguments.word("layout", {"channel", "paper"}, 0));
   if (layout == 1) return make_paper_stage(spec);
+  KVF_RETURN_IF_ERROR(arguments.check_beside("layout=paper", {"rounding", "seed", "se", "rqe"}));
   KVF_RETURN_IF_ERROR(arguments.check_keys(
       {"k", "v", "layout", "range", "group", "tile", "balance", "first_bits"}));
   HackOptions options;

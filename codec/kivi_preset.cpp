@@ -14,6 +14,10 @@ Result<std::string> expand_kivi(const SpecStage& spec) {
   KVF_ASSIGN_OR_RETURN(const std::uint32_t v, arguments.integer("v", kCodeBits, 2));
   KVF_ASSIGN_OR_RETURN(const std::uint32_t group, arguments.integer("group", {32, 64, 128}, 32));
   KVF_ASSIGN_OR_RETURN(const std::uint32_t residual, arguments.integer("residual", {64, 128}, 128));
+  if (residual < group) {
+    return spec_error(arguments.position("residual"),
+                      "a residual of at least one group, here " + std::to_string(group));
+  }
   return "hack(k=" + std::to_string(k) + ",v=" + std::to_string(v) +
          ",range=minmax,group=" + std::to_string(group) + ",tile=" + std::to_string(residual) +
          ",first_bits=none)";

@@ -398,6 +398,8 @@ void PaperStage::encode_visible(std::size_t dim, const std::uint16_t* v, std::ui
 
 Result<Stage> make_paper_stage(const SpecStage& spec) {
   const SpecArguments arguments(spec);
+  KVF_RETURN_IF_ERROR(
+      arguments.check_beside("layout=channel, not paper,", {"range", "tile", "balance"}));
   KVF_RETURN_IF_ERROR(arguments.check_keys(
       {"k", "v", "layout", "group", "first_bits", "rounding", "seed", "se", "rqe"}));
   PaperOptions options;
@@ -415,8 +417,8 @@ Result<Stage> make_paper_stage(const SpecStage& spec) {
   options.stored_sums = se == 0;
   options.dense_open = rqe == 0;
   KVF_ASSIGN_OR_RETURN(options.seed, arguments.number("seed", kMaxSeed, 0));
-  if (!options.stochastic && arguments.position("seed") != 0) {
-    return spec_error(arguments.position("seed"), "rounding=stochastic beside \"seed\"");
+  if (!options.stochastic) {
+    KVF_RETURN_IF_ERROR(arguments.check_beside("rounding=stochastic", {"seed"}));
   }
   return Stage(std::make_shared<PaperStage>(options));
 }

@@ -50,7 +50,10 @@ class Parser {
     argument.position = argument.value_position = position();
     const bool quoted = !at_end() && text_[at_] == '"';
     KVF_ASSIGN_OR_RETURN(std::string first, value());
-    if (first.empty()) return spec_error(argument.position, "an argument such as key=value");
+    if (first.empty()) {
+      return spec_error(argument.position, quoted ? "something between the quotation marks"
+                                                  : "an argument such as key=value");
+    }
     if (!accept('=')) {
       argument.value = std::move(first);
       return argument;
@@ -146,7 +149,19 @@ Status SpecArguments::check_keys(std::initializer_list<std::string_view> keys) c
     }
     if (std::any_of(stage_.arguments.begin(), a,
                     [&](const SpecArgument& earlier) { return earlier.key == a->key; })) {
-      return spec_error(a->position, "\"" + text(a->key) + "\" only once");
+      return spec_error(a->position,
+                        a->key.empty() ? "one bare word only" : "\"" + a->key + "\" only once");
+    }
+  }
+  return ok_status();
+}
+
+Status SpecArguments::check_beside(std::string_view companion,
+                                   std::initializer_list<std::string_view> keys) const {
+  for (const SpecArgument& argument : stage_.arguments) {
+    if (std::find(keys.begin(), keys.end(), argument.key) != keys.end()) {
+      return spec_error(argument.position,
+                        std::string(companion) + " beside \"" + argument.key + "\"");
     }
   }
   return ok_status();

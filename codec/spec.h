@@ -51,6 +51,9 @@ class SpecArguments {
 
   // Every argument must have a key out of `keys`, and none twice.
   Status check_keys(std::initializer_list<std::string_view> keys) const;
+  // No argument has a key out of `keys`, which go with `companion` alone: "layout=paper", say.
+  Status check_beside(std::string_view companion,
+                      std::initializer_list<std::string_view> keys) const;
   // The value of `key` as an integer out of `allowed`, or `fallback` when it is not given.
   Result<std::uint32_t> integer(std::string_view key, std::initializer_list<std::uint32_t> allowed,
                                 std::uint32_t fallback) const;
