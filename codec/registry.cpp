@@ -211,6 +211,7 @@ const std::vector<StageEntry>& list_stages() {
        {{"",
          {bits("k", "4"),
           bits("v", "2"),
+          {"layout", "channel", "channel"},
           {"range", "minmax|search|lsq", "search up to 3 bits, minmax above"},
           group,
           {"tile", "64|128", "64, or 128 with group=128"},
