@@ -2,7 +2,8 @@
 """Writes mini.txt and mini_questions.jsonl: made-up documents of about 850 tokens in the forms that
 models/mini was trained with, and the same as questions with their answers (bench/passages.h). JSON
 look-ups, strings by their ends, and pass keys among stories, of each as many as --each says. Without
-arguments it writes the files beside it; with more of each, these come first."""
+arguments it writes the files beside it; with more of each, these come first, and another --seed
+makes others."""
 
 import argparse
 import json
@@ -63,9 +64,10 @@ def pass_keys(rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--each", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent)
     options = parser.parse_args()
-    rng = random.Random(20261121)
+    rng = random.Random(options.seed)
     rows = [kind(rng) for _ in range(options.each) for kind in (look_up, by_ends, pass_keys)]
     documents, lines = [], []
     for context, questions in rows:
