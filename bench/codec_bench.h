@@ -43,8 +43,9 @@ struct CodecBenchReport {
   Spread encode_gbyte_s, reconstruct_gbyte_s;
   double read_ceiling_gbyte_s = 0.0, encode_share_of_read = 0.0;
   // What the domain costs. Of the time of writing K and V to open tiles and encoding them, the part
-  // that bringing them into the domain adds to rounding them alone; and for a query head, q into
-  // the domain and o out of it.
+  // that bringing them into the domain adds to rounding them alone, the median over pairs of a
+  // write with and one without it; and for a query head, q into the domain and o out of it. Zeros
+  // without a domain stage.
   double domain_share_of_encode = 0.0, domain_ns_per_query_head = 0.0;
   // With a wire stage: its own, and that of `zstd(level=1)` in its place. Zeros without.
   WireReport wire, zstd;

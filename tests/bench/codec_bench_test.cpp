@@ -45,6 +45,21 @@ TEST(CodecBench, OutliersAreWhatHadamardIsFor) {
             0.8 * outlier_error("hack(k=2,v=2,range=minmax)"));
 }
 
+TEST(CodecBench, OnlyDomainStagesTakeTimeOfEncoding) {
+  for (const char* codec : {"raw", "hack(k=2,v=2)", "kivi(k=2,v=2)", "hack(k=2,v=2) | rans"}) {
+    const auto report = run_codec_bench(small(codec));
+    ASSERT_TRUE(report.ok()) << report.status().to_string();
+    EXPECT_EQ(report->domain_share_of_encode, 0.0) << codec;
+    EXPECT_EQ(report->domain_ns_per_query_head, 0.0) << codec;
+  }
+  for (const char* codec : {"hadamard | raw", "kvarn(k=2,v=2)", "hadamard | hack(k=2,v=2)"}) {
+    const auto report = run_codec_bench(small(codec));
+    ASSERT_TRUE(report.ok()) << report.status().to_string();
+    EXPECT_GT(report->domain_ns_per_query_head, 0.0) << codec;
+    EXPECT_LT(report->domain_share_of_encode, 1.0) << codec;
+  }
+}
+
 TEST(CodecBench, RawRoundsToBf16) {
   const auto report = run_codec_bench(small("raw"));
   ASSERT_TRUE(report.ok()) << report.status().to_string();
