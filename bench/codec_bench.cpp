@@ -219,8 +219,8 @@ class Runs {
     }
     return rate(begin_ns);
   }
-  // Of writing tokens to open tiles and encoding them at `encode_ns` a token, what the domain takes:
-  // of pairs of a write by the codec and one by `raw`, which only rounds.
+  // Of writing tokens to open tiles and encoding them at `encode_ns` a token, what the domain
+  // takes: of pairs of a write by the codec and one by `raw`, which only rounds.
   void domain_shares(const codec::Codec& raw, double encode_ns, std::vector<double>& shares) {
     write_ns(subject_.codec());  // brings the tiles into the cache
     write_ns(raw);
@@ -260,7 +260,7 @@ class Runs {
   }
 
  private:
-  static constexpr int kPairs = 8;  // a run
+  static constexpr int kPairs = 8;                 // a run
   static constexpr std::size_t kWrittenTiles = 4;  // 4 MiB of 8 heads of 128 with their f32
 
   Subject& subject_;
