@@ -76,7 +76,7 @@ TEST(Frame, SealedNonsenseIsRefused) {
   EXPECT_TRUE(refused([](FrameHeader& h) { h.version = 1; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.magic = 1; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.type = FrameType{0}; }, 10));
-  EXPECT_TRUE(refused([](FrameHeader& h) { h.type = FrameType{13}; }, 10));
+  EXPECT_TRUE(refused([](FrameHeader& h) { h.type = FrameType{14}; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.reserved[1] = 1; }, 10));
   EXPECT_TRUE(refused([](FrameHeader& h) { h.type = FrameType::kAck; }, 0)) << "tile fields";
   EXPECT_TRUE(refused([](FrameHeader&) {}, kMaxPayloadBytes + 1));
