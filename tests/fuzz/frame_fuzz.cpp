@@ -23,6 +23,7 @@
 #include "codec/all.h"
 #include "transport/bodies.h"
 #include "transport/loopback.h"
+#include "transport/nccl_link.h"
 #include "transport/transfer_hub.h"
 #include "transport/transfer_shape.h"
 
