@@ -6,6 +6,7 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -79,6 +80,7 @@ std::uint64_t spared_bytes(const codec::SequenceKv& kv, ComputePool& pool) {
 struct Totals {
   Divergence divergence;
   std::uint64_t spared_bytes = 0, tokens = 0;
+  std::uint32_t without_closed_tile = 0;  // passages
   std::vector<double> kl_of_passage;
   std::vector<LayerErrors> layers;
 
@@ -97,9 +99,9 @@ struct Totals {
   }
 };
 
-double standard_error(const std::vector<double>& values) {
+std::optional<double> standard_error(const std::vector<double>& values) {
   const auto n = static_cast<double>(values.size());
-  if (values.size() < 2) return 0.0;
+  if (values.size() < 2) return std::nullopt;
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
   double square = 0.0;
   for (const double value : values) square += (value - mean) * (value - mean);
@@ -129,6 +131,7 @@ Result<CodecQuality> quality_of(const codec::Codec& codec, const codec::KvGeomet
   quality.top1_agreement = share(d.agreed, d.positions);
   quality.perplexity = perplexity(d);
   quality.exact_answers = share(d.exact, d.answers);
+  quality.passages_without_closed_tile = totals.without_closed_tile;
   for (const LayerErrors& layer : totals.layers) quality.layers.push_back({layer.k(), layer.v()});
   return quality;
 }
@@ -152,8 +155,10 @@ Result<std::vector<CodecPtr>> make_codecs(const std::vector<std::string>& specs,
   if (specs.empty()) return invalid_argument("codec measure needs at least one codec");
   std::vector<CodecPtr> codecs;
   for (const std::string& spec : specs) {
-    KVF_ASSIGN_OR_RETURN(codecs.emplace_back(), codec::make_codec(spec));
-    KVF_RETURN_IF_ERROR(codecs.back()->supports(geometry).with_context(spec));
+    auto made = codec::make_codec(spec);
+    const Status status = made.ok() ? (*made)->supports(geometry) : made.status();
+    KVF_RETURN_IF_ERROR(status.with_context(spec));
+    codecs.push_back(std::move(*made));
   }
   return codecs;
 }
@@ -174,6 +179,10 @@ void describe_run(const CodecMeasureOptions& options, const model::Model& model,
 }  // namespace
 
 Result<CodecMeasureReport> run_codec_measure(const CodecMeasureOptions& options) {
+  if (options.model.starts_with("random:")) {
+    return invalid_argument(
+        "a random model has no tokenizer; give --model a checkpoint's directory");
+  }
   ComputePool pool(std::max(1, options.threads));
   model::LoadOptions load;
   load.compute = options.compute;
@@ -203,6 +212,7 @@ Result<CodecMeasureReport> run_codec_measure(const CodecMeasureOptions& options)
       totals[i].add(compare(*base, *run));
       totals[i].spared_bytes += spared_bytes(run->kv.kv(), pool);
       totals[i].tokens += passage.ids.size();
+      totals[i].without_closed_tile += run->kv.kv().closed_tiles() == 0 ? 1 : 0;
       totals[i].add(layer_errors(base->trace, exact, run->trace, run->kv.kv(), pool));
     }
     if (options.measuring) {
@@ -216,6 +226,7 @@ Result<CodecMeasureReport> run_codec_measure(const CodecMeasureOptions& options)
   for (std::size_t i = 0; i < codecs.size(); ++i) {
     KVF_ASSIGN_OR_RETURN(report.codecs.emplace_back(),
                          quality_of(*codecs[i], geometry, report.tokens_mean, totals[i]));
+    report.codecs.back().given = options.codecs[i];
   }
   return report;
 }
@@ -288,13 +299,15 @@ boost::json::object to_json(const CodecMeasureReport& r) {
                                            {"v_output_error", codec.layers[i].v_output_error}});
     }
     boost::json::object entry{{"spec", codec.spec},
+                              {"given", codec.given},
                               {"bits_per_value", codec.bits_per_value},
                               {"closed_bits_per_value", codec.closed_bits_per_value},
                               {"kl", codec.kl},
-                              {"kl_standard_error", codec.kl_standard_error},
                               {"top1_agreement", codec.top1_agreement},
                               {"perplexity", codec.perplexity},
+                              {"passages_without_closed_tile", codec.passages_without_closed_tile},
                               {"layers", std::move(layers)}};
+    if (codec.kl_standard_error) entry["kl_standard_error"] = *codec.kl_standard_error;
     if (r.answers > 0) entry["exact_answers"] = codec.exact_answers;
     codecs.push_back(std::move(entry));
   }
@@ -314,6 +327,26 @@ boost::json::object to_json(const CodecMeasureReport& r) {
   return report;
 }
 
+namespace {
+
+// Of the table; ends in a newline.
+std::string row(const CodecQuality& codec, bool errors, bool answers) {
+  double k = 0.0, v = 0.0;
+  for (const LayerQuality& layer : codec.layers) {
+    k += layer.k_score_error / static_cast<double>(codec.layers.size());
+    v += layer.v_output_error / static_cast<double>(codec.layers.size());
+  }
+  std::string text = fmt::format("{:6.3f} {:7.3f} {:10.3e}", codec.bits_per_value,
+                                 codec.closed_bits_per_value, codec.kl);
+  if (errors) text += fmt::format(" {:10.3e}", codec.kl_standard_error.value_or(0.0));
+  text += fmt::format(" {:7.4f} {:11.4f}", codec.top1_agreement, codec.perplexity);
+  if (answers) text += fmt::format(" {:7.3f}", codec.exact_answers);
+  const std::string given = codec.given == codec.spec ? "" : codec.given + " = ";
+  return text + fmt::format(" {:9.4f} {:9.4f}  {}{}\n", k, v, given, codec.spec);
+}
+
+}  // namespace
+
 std::string to_text(const CodecMeasureReport& r) {
   std::string text = fmt::format(
       "{} on {}: {} passages of {} tokens on average, {} positions compared, {} on {} kernels\n"
@@ -323,20 +356,17 @@ std::string to_text(const CodecMeasureReport& r) {
   if (r.answers > 0) {
     text += fmt::format(", {:.3f} of {} answers exact", r.raw_exact_answers, r.answers);
   }
-  text += "\n\n  bits  closed         KL         +-   top-1  perplexity";
+  const bool errors = r.passages > 1;  // of KL
+  text += "\n\n  bits  closed         KL";
+  if (errors) text += "         +-";
+  text += "   top-1  perplexity";
   if (r.answers > 0) text += "   exact";
   text += "  K scores     V out  codec\n";
+  for (const CodecQuality& codec : r.codecs) text += row(codec, errors, r.answers > 0);
   for (const CodecQuality& codec : r.codecs) {
-    double k = 0.0, v = 0.0;
-    for (const LayerQuality& layer : codec.layers) {
-      k += layer.k_score_error / static_cast<double>(codec.layers.size());
-      v += layer.v_output_error / static_cast<double>(codec.layers.size());
-    }
-    text += fmt::format("{:6.3f} {:7.3f} {:10.3e} {:10.3e} {:7.4f} {:11.4f}", codec.bits_per_value,
-                        codec.closed_bits_per_value, codec.kl, codec.kl_standard_error,
-                        codec.top1_agreement, codec.perplexity);
-    if (r.answers > 0) text += fmt::format(" {:7.3f}", codec.exact_answers);
-    text += fmt::format(" {:9.4f} {:9.4f}  {}\n", k, v, codec.spec);
+    if (codec.passages_without_closed_tile == 0) continue;
+    text += fmt::format("{}: {} of {} passages close no tile, so nothing is encoded of them\n",
+                        codec.spec, codec.passages_without_closed_tile, r.passages);
   }
   return text;
 }

@@ -16,6 +16,7 @@
 #include <boost/json/object.hpp>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,10 +42,13 @@ struct LayerQuality {
 };
 
 struct CodecQuality {
-  std::string spec;  // normalised
+  std::string spec;   // normalised
+  std::string given;  // as it was asked for
   double bits_per_value = 0.0, closed_bits_per_value = 0.0;
-  double kl = 0.0, kl_standard_error = 0.0, top1_agreement = 0.0, perplexity = 0.0;
-  double exact_answers = 0.0;  // share, of questions
+  double kl = 0.0, top1_agreement = 0.0, perplexity = 0.0;
+  std::optional<double> kl_standard_error;  // of two passages or more
+  double exact_answers = 0.0;               // share, of questions
+  std::uint32_t passages_without_closed_tile = 0;
   std::vector<LayerQuality> layers;
 };
 

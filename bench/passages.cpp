@@ -5,9 +5,11 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "codec/codec.h"
+#include "text/utf8.h"
 
 namespace kvferry::bench {
 namespace {
@@ -116,6 +118,10 @@ Result<std::vector<Passage>> question_passages(const text::Tokenizer& tokenizer,
 }
 
 Result<std::string> read_passage_file(const std::filesystem::path& path) {
+  std::error_code none;
+  if (std::filesystem::is_directory(path, none)) {
+    return invalid_argument(path.string() + " is a directory; give a file");
+  }
   std::ifstream in(path, std::ios::binary);
   if (!in) return not_found("cannot read " + path.string());
   std::string text(kMaxPassageFileBytes + 1, '\0');
@@ -124,6 +130,9 @@ Result<std::string> read_passage_file(const std::filesystem::path& path) {
   if (text.size() > kMaxPassageFileBytes) {
     return invalid_argument(path.string() + " is over " +
                             std::to_string(kMaxPassageFileBytes >> 20) + " MiB long");
+  }
+  if (!text::is_utf8(text)) {
+    return invalid_argument(path.string() + " is not UTF-8; convert it, with iconv for example");
   }
   return text;
 }

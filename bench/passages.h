@@ -42,7 +42,8 @@ Result<std::vector<Passage>> question_passages(const text::Tokenizer& tokenizer,
                                                std::string_view lines, std::uint32_t context,
                                                std::uint32_t count);
 
-// The whole file. kNotFound, or kInvalidArgument above kMaxPassageFileBytes.
+// The whole file. kNotFound, or kInvalidArgument above kMaxPassageFileBytes, of a directory, or of
+// what is not UTF-8.
 Result<std::string> read_passage_file(const std::filesystem::path& path);
 
 }  // namespace kvferry::bench

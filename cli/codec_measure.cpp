@@ -5,11 +5,14 @@
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
+#include <string>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/engine_setup.h"
 #include "cli/load_progress.h"
 #include "cli/worker_config.h"
+#include "codec/spec.h"
 
 namespace kvferry::cli {
 namespace {
@@ -19,7 +22,10 @@ Status measure(const MeasureOptions& options) {
   bench.model = options.engine.model;
   bench.text = options.text;
   bench.questions = options.questions;
-  bench.codecs = options.codecs;
+  for (const std::string& list : options.codecs) {
+    const std::vector<std::string> specs = codec::split_specs(list);
+    bench.codecs.insert(bench.codecs.end(), specs.begin(), specs.end());
+  }
   bench.window = options.window;
   bench.passages = options.passages;
   KVF_ASSIGN_OR_RETURN(bench.compute, parse_compute(options.engine.compute));

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <functional>
 
+#include "bench/passages.h"
 #include "cli/commands.h"
 #include "kernels/isa.h"
 
@@ -19,8 +20,9 @@ void examples(CLI::App* app, const std::vector<std::string>& lines) {
   app->footer(text);
 }
 
-void add_engine_options(CLI::App* app, EngineOptions& engine) {
-  app->add_option("--model", engine.model, "Directory of a checkpoint, or random:NAME")->required();
+void add_engine_options(CLI::App* app, EngineOptions& engine,
+                        const char* model = "Directory of a checkpoint, or random:NAME") {
+  app->add_option("--model", engine.model, model)->required();
   app->add_option("--compute", engine.compute, "auto, bf16 or f32")
       ->check(CLI::IsMember({"auto", "bf16", "f32"}));
   app->add_option("--threads", engine.threads, "Compute threads; 0: one a core")
@@ -32,7 +34,7 @@ using Command = std::function<int()>;
 
 Command add_generate(CLI::App& app, GenerateOptions& options) {
   CLI::App* sub = app.add_subcommand("generate", "Answer one prompt in this process");
-  add_engine_options(sub, options.engine);
+  add_engine_options(sub, options.engine, "Directory of a checkpoint");
   auto* text = sub->add_option("--prompt", options.prompt, "The prompt");
   sub->add_option("--prompt-file", options.prompt_file, "A file that holds the prompt")
       ->excludes(text);
@@ -83,15 +85,15 @@ Command add_describe(CLI::App* codec, DescribeOptions& options) {
 Command add_measure(CLI::App* codec, MeasureOptions& options) {
   CLI::App* sub = codec->add_subcommand(
       "measure", "What codecs cost in quality: attention's errors by layer, and KL against raw");
-  add_engine_options(sub, options.engine);
+  add_engine_options(sub, options.engine, "Directory of a checkpoint");
   auto* text =
       sub->add_option("--text", options.text, "A file of UTF-8; a form feed starts a new document");
   sub->add_option("--questions", options.questions,
                   "A file instead, a JSON array a line: prompt, answer, prompt, answer...")
       ->excludes(text);
-  sub->add_option("--codecs", options.codecs, "Specs, separated by ;")->delimiter(';');
+  sub->add_option("--codecs", options.codecs, "Specs, separated by ;");
   sub->add_option("--window", options.window, "Tokens of a window of the text")
-      ->check(CLI::Range(128u, 1u << 20))
+      ->check(CLI::Range(kvferry::bench::kLeastWindow, 1u << 20))
       ->capture_default_str();
   sub->add_option("--passages", options.passages, "Windows or lines at most; 0: all");
   sub->add_flag("--json", options.json, "Print one JSON object");

@@ -136,6 +136,21 @@ Result<std::vector<SpecStage>> parse_spec(std::string_view text) {
   return Parser(text).spec();
 }
 
+std::vector<std::string> split_specs(std::string_view list) {
+  std::vector<std::string> specs(1);
+  bool quoted = false;
+  for (std::size_t at = 0; at < list.size(); ++at) {
+    if (list[at] == ';' && !quoted) {
+      specs.emplace_back();
+      continue;
+    }
+    if (list[at] == '"') quoted = !quoted;
+    if (quoted && list[at] == '\\' && at + 1 < list.size()) specs.back() += list[at++];
+    specs.back() += list[at];
+  }
+  return specs;
+}
+
 Status SpecArguments::check_keys(std::initializer_list<std::string_view> keys) const {
   const auto text = [](std::string_view key) {
     return key.empty() ? std::string("a bare word") : std::string(key);

@@ -40,6 +40,9 @@ struct SpecStage {
 
 Result<std::vector<SpecStage>> parse_spec(std::string_view text);
 
+// The specs of a list, which `;` separates outside of quoted values; as they stand there.
+std::vector<std::string> split_specs(std::string_view list);
+
 // "codec spec, character 12: expected ...".
 Status spec_error(std::size_t position, std::string_view expected);
 

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "bench/kv_data.h"
 #include "bench/layer_errors.h"
@@ -18,6 +20,8 @@ namespace kvferry::bench {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
+using testing::StartsWith;
 
 std::string source_path(const std::string& path) {
   const char* root = std::getenv("KVFERRY_SOURCE_DIR");
@@ -218,6 +222,41 @@ TEST(CodecMeasure, AWireStageSparesBitsAndNothingElse) {
   EXPECT_EQ(report->codecs[1].kl, report->codecs[0].kl);
 }
 
+// A preset stands beside what it stands for; one passage has no error of its mean.
+TEST(CodecMeasure, RowsSayWhatWasGivenAndNoErrorOfOnePassage) {
+  CodecMeasureOptions options = mini();
+  options.codecs = {"kivi(k=2,v=2)", "raw"};
+  options.passages = 1;
+  const auto report = run_codec_measure(options);
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  EXPECT_EQ(report->codecs[0].given, "kivi(k=2,v=2)");
+  EXPECT_FALSE(report->codecs[0].kl_standard_error.has_value());
+  const std::string text = to_text(*report);
+  EXPECT_THAT(text, HasSubstr("  kivi(k=2,v=2) = " + report->codecs[0].spec + "\n"));
+  EXPECT_THAT(text, HasSubstr("  raw\n"));
+  EXPECT_THAT(text, Not(HasSubstr("+-")));
+  const auto json = to_json(*report);
+  const auto& first = json.at("codecs").as_array()[0].as_object();
+  EXPECT_EQ(first.at("given").as_string(), "kivi(k=2,v=2)");
+  EXPECT_FALSE(first.contains("kl_standard_error"));
+}
+
+TEST(CodecMeasure, SaysOfWhichPassagesNothingIsEncoded) {
+  const auto path = std::filesystem::path(testing::TempDir()) / "short_questions.jsonl";
+  std::ofstream(path) << R"(["The pass key of Tom is 4. Which?", " 4\n"])"
+                      << "\n";
+  CodecMeasureOptions options = mini();
+  options.text.clear();
+  options.questions = path.string();
+  options.codecs = {"hack(k=2,v=2)"};
+  const auto report = run_codec_measure(options);
+  std::filesystem::remove(path);
+  ASSERT_TRUE(report.ok()) << report.status().to_string();
+  EXPECT_EQ(report->codecs[0].passages_without_closed_tile, 1u);
+  EXPECT_THAT(to_text(*report),
+              HasSubstr("hack(k=2,v=2): 1 of 1 passages close no tile, so nothing is encoded"));
+}
+
 TEST(CodecMeasure, RefusesWhatItCannotRun) {
   const auto code = [](const CodecMeasureOptions& options) {
     return run_codec_measure(options).status().code();
@@ -226,10 +265,14 @@ TEST(CodecMeasure, RefusesWhatItCannotRun) {
   options.questions = options.text;
   EXPECT_EQ(code(options), Code::kInvalidArgument);
   options = mini();
-  options.codecs = {"nonsense"};
+  options.codecs = {"raw", "hakc"};
   EXPECT_EQ(code(options), Code::kInvalidArgument);
+  EXPECT_THAT(run_codec_measure(options).status().message(), StartsWith("hakc: codec spec"));
   options.codecs.clear();
   EXPECT_EQ(code(options), Code::kInvalidArgument);
+  options = mini();
+  options.model = "random:tiny";
+  EXPECT_THAT(run_codec_measure(options).status().message(), HasSubstr("has no tokenizer"));
   options = mini();
   options.text = "/no/such/file";
   EXPECT_EQ(code(options), Code::kNotFound);

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <string>
 
@@ -117,6 +119,18 @@ TEST_F(Passages, QuestionsThatAreWrongAreNamedByLine) {
 
 TEST(PassageFile, IsReadWhole) {
   EXPECT_EQ(read_passage_file("/no/such/file").status().code(), Code::kNotFound);
+  const auto folder = read_passage_file(testing::TempDir());
+  EXPECT_EQ(folder.status().code(), Code::kInvalidArgument);
+  EXPECT_THAT(folder.status().message(), HasSubstr("is a directory"));
+}
+
+TEST(PassageFile, IsUtf8) {
+  const auto path = std::filesystem::path(testing::TempDir()) / "latin1.txt";
+  std::ofstream(path) << "Gr\xfc\xdf dich";
+  const auto text = read_passage_file(path);
+  std::filesystem::remove(path);
+  EXPECT_EQ(text.status().code(), Code::kInvalidArgument);
+  EXPECT_THAT(text.status().message(), HasSubstr("is not UTF-8"));
 }
 
 }  // namespace

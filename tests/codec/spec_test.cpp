@@ -209,6 +209,16 @@ TEST(Spec, ErrorsPointAtTheCharacter) {
   EXPECT_TRUE(make_codec("raw" + std::string(kMaxSpecBytes - 3, ' ')).ok());
 }
 
+TEST(Spec, ListsAreSplitOutsideOfQuotes) {
+  using ::testing::ElementsAre;
+  EXPECT_THAT(split_specs("raw"), ElementsAre("raw"));
+  EXPECT_THAT(split_specs("raw;hack(k=2) ; int"), ElementsAre("raw", "hack(k=2) ", " int"));
+  EXPECT_THAT(split_specs("profile(\"a;b\");raw"), ElementsAre("profile(\"a;b\")", "raw"));
+  EXPECT_THAT(split_specs("profile(\"\\\";\");raw"), ElementsAre("profile(\"\\\";\")", "raw"));
+  EXPECT_THAT(split_specs("profile(\"a;b"), ElementsAre("profile(\"a;b"));
+  EXPECT_THAT(split_specs("raw;"), ElementsAre("raw", ""));
+}
+
 // The grammar has room for stages to come: bare values, decimals, file names.
 TEST(Spec, ParsesWhatOtherStagesNeed) {
   const auto stages =
