@@ -99,14 +99,14 @@ TEST_F(PaperStage, ErrorsNameThePlace) {
     const char* message;
   } cases[] = {
       {"hack(layout=row)", "character 13: expected channel or paper"},
-      {"hack(layout=paper,range=search)", "character 19: expected one of the arguments of hack"},
+      {"hack(layout=paper,range=search)", "character 19: expected layout=channel, not paper,"},
       {"hack(layout=paper,group=48)", "character 25: expected 32, 64 or 128"},
       {"hack(layout=paper,rounding=up)", "expected nearest or stochastic"},
       {"hack(layout=paper,rounding=stochastic,seed=-1)", "a number from 0 to 4294967295"},
       {"hack(layout=paper,seed=4294967296)", "a number from 0 to 4294967295"},
       {"hack(layout=paper,seed=7)", "character 19: expected rounding=stochastic"},
       {"hack(layout=paper,layout=paper)", "\"layout\" only once"},
-      {"hack(group=64,se=off)", "expected one of the arguments of hack"},
+      {"hack(group=64,se=off)", "character 15: expected layout=paper beside"},
   };
   for (const auto& c : cases) {
     EXPECT_THAT(make_codec(c.spec).status().message(), HasSubstr(c.message)) << c.spec;
