@@ -208,6 +208,18 @@ void decode_dense(const std::byte* k, const std::byte* v, std::size_t first, std
   }
 }
 
+DecodedHead empty_head(std::uint32_t tokens, std::uint32_t head_dim) {
+  DecodedHead out;
+  out.rounding.float_slop = kFloatSlop;
+  out.tokens = tokens;
+  out.head_dim = head_dim;
+  for (auto* values : {&out.k, &out.v, &out.k_code, &out.v_code, &out.k_scale, &out.v_scale,
+                       &out.k_size, &out.v_size}) {
+    values->assign(std::size_t{tokens} * head_dim, 0.0);
+  }
+  return out;
+}
+
 double bf16_of(double value) {
   constexpr double kLargest = 0x1.fep127;  // of bf16
   return std::clamp<double>(
@@ -301,18 +313,55 @@ void add_means(const Source& from, const MeansBehind& means, DecodedHead& out) {
   }
 }
 
+// The open tile as bf16 of all its places: behind its tokens the last one is repeated.
+std::vector<std::byte> filled_tile(const Source& from, const std::byte* open) {
+  const SequenceKv& kv = from.kv;
+  const std::size_t row = std::size_t{kv.geometry.head_dim} * 2;
+  std::vector<std::byte> filled;
+  for (std::uint32_t h = 0; h < kv.geometry.kv_heads; ++h) {
+    for (std::uint32_t t = 0; t < kv.tile_tokens(); ++t) {
+      const std::uint32_t token = std::min(t, kv.open_tokens() - 1);
+      const std::byte* at = open + (std::size_t{h} * kv.tile_tokens() + token) * row;
+      filled.insert(filled.end(), at, at + row);
+    }
+  }
+  return filled;
+}
+
+// With rqe=off a row's open tile is coded as far as the row sees it, by the storage alone and
+// whatever stands before that: as a closed tile, since a repeated token moves no range.
+void decode_coded_open(const Source& from, DecodedHead& out) {
+  const SequenceKv& kv = from.kv;
+  const std::size_t begin = from.spec.find("hack(");
+  const std::string spec = from.spec.substr(begin, from.spec.find(')', begin) + 1 - begin);
+  const auto codec = codec::make_codec(spec).value();
+  const OpenTile open = kv.open_tile(from.layer);
+  std::vector<std::byte> k = filled_tile(from, open.k), v = filled_tile(from, open.v);
+  const std::uint32_t number = kv.closed_tiles(), tokens = kv.tile_tokens();
+  std::vector<std::byte> segment(codec->segment_bytes(kv.geometry, from.layer, number, tokens));
+  const Status status =
+      codec->encode(kv.geometry, from.layer, number, tokens, {k.data(), v.data()}, segment);
+  if (!status.ok()) std::abort();  // what lies open is finite
+  SegmentHeader header;
+  std::memcpy(&header, segment.data(), sizeof(header));
+  const std::size_t bytes = (segment.size() - sizeof(header)) / kv.geometry.kv_heads;
+  DecodedHead tile = empty_head(tokens, out.head_dim);
+  decode_paper(segment.data() + sizeof(header) + from.kv_head * bytes, header, spec, 0, tile);
+  tile.rounding.float_slop = std::max(tile.rounding.float_slop, out.rounding.float_slop);
+  out.rounding = tile.rounding;
+  const std::size_t seen = std::size_t{kv.open_tokens()} * out.head_dim;
+  for (auto plane :
+       {&DecodedHead::k, &DecodedHead::v, &DecodedHead::k_code, &DecodedHead::v_code,
+        &DecodedHead::k_scale, &DecodedHead::v_scale, &DecodedHead::k_size, &DecodedHead::v_size}) {
+    std::copy_n((tile.*plane).begin(), seen,
+                (out.*plane).begin() + std::size_t{from.tokens()} * out.head_dim);
+  }
+}
+
 }  // namespace
 
 DecodedHead decode_head(const SequenceKv& kv, std::uint32_t layer, std::uint32_t kv_head) {
-  DecodedHead out;
-  out.rounding.float_slop = kFloatSlop;
-  out.tokens = kv.length;
-  out.head_dim = kv.geometry.head_dim;
-  const std::size_t n = std::size_t{out.tokens} * out.head_dim;
-  for (auto* values : {&out.k, &out.v, &out.k_code, &out.v_code, &out.k_scale, &out.v_scale,
-                       &out.k_size, &out.v_size}) {
-    values->assign(n, 0.0);
-  }
+  DecodedHead out = empty_head(kv.length, kv.geometry.head_dim);
   const Source from = source_of(kv, layer, kv_head);
   const MeansBehind means = means_behind(from);
   for (std::uint32_t tile = 0; tile < kv.closed_tiles(); ++tile) {
@@ -325,6 +374,11 @@ DecodedHead decode_head(const SequenceKv& kv, std::uint32_t layer, std::uint32_t
   if (!from.has("hack") || (from.has("dequantize") && !settles_sums)) settle_as_bf16(out);
   add_means(from, means, out);
   if (settles_sums) settle_as_bf16(out);
+  if (kv.open_tokens() == 0) return out;
+  if (from.has("rqe=off")) {
+    decode_coded_open(from, out);
+    return out;
+  }
   const OpenTile open = kv.open_tile(layer);
   const std::size_t head_bytes = std::size_t{kv.tile_tokens()} * out.head_dim * 2;
   decode_dense(open.k + kv_head * head_bytes, open.v + kv_head * head_bytes, from.tokens(),

@@ -35,7 +35,8 @@ struct DecodedHead {
   std::vector<double> k_size, v_size;  // magnitudes summed in f32: |scale code| + |minimum|
 };
 
-// Closed tiles as their segments say, the open one as it lies.
+// Closed tiles as their segments say, the open one as it lies; or, with rqe=off, as it is coded for
+// a row that sees all of it.
 DecodedHead decode_head(const codec::SequenceKv& kv, std::uint32_t layer, std::uint32_t kv_head);
 
 // Of the layers 0 .. layers - 1 the first of each storage: a codec may have another one in each

@@ -26,6 +26,14 @@ struct Row {
     const std::size_t first = d / head.rounding.channels * head.rounding.channels;
     return {first, std::min<std::size_t>(first + head.rounding.channels, dim)};
   }
+  // The groups of tokens that share a step of p~; the last one may have fewer.
+  std::size_t token_groups() const {
+    return (tokens + head.rounding.tokens - 1) / head.rounding.tokens;
+  }
+  std::pair<std::size_t, std::size_t> tokens_of(std::size_t group) const {
+    const std::size_t n = head.rounding.tokens;
+    return {group * n, std::min((group + 1) * n, tokens)};
+  }
   // The step of q~ of a token and the group of channels that d is in.
   double q_step(std::size_t t, std::size_t d) const {
     const auto [first, end] = channels_with(d);
@@ -86,9 +94,9 @@ void exact_scores(const Row& row, std::vector<double>& scores, std::vector<doubl
 // Of the p~ of a group of tokens, for the 64 channels that d is in: the largest.
 double largest_folded(const Row& row, const std::vector<double>& weights, std::size_t group,
                       std::size_t d) {
-  const std::size_t n = row.head.rounding.tokens;
+  const auto [first, end] = row.tokens_of(group);
   double largest = 0.0;
-  for (std::size_t t = group * n; t < (group + 1) * n; ++t) {
+  for (std::size_t t = first; t < end; ++t) {
     largest = std::max(largest, weights[t] * row.head.v_scale[t * row.dim + d]);
   }
   return largest;
@@ -98,9 +106,9 @@ double p_step(const Row& row, const std::vector<double>& weights, std::size_t gr
               std::size_t d) {
   const double largest = largest_folded(row, weights, group, d);
   if (!row.head.rounding.asymmetric) return largest / 255.0;
-  const std::size_t n = row.head.rounding.tokens;
+  const auto [first, end] = row.tokens_of(group);
   double least = largest;
-  for (std::size_t t = group * n; t < (group + 1) * n; ++t) {
+  for (std::size_t t = first; t < end; ++t) {
     least = std::min(least, weights[t] * row.head.v_scale[t * row.dim + d]);
   }
   return (largest - least) / 255.0;
@@ -123,8 +131,7 @@ void bound_row(const Row& row, const std::vector<double>& scores, const std::vec
   for (std::size_t t = 0; t < row.tokens; ++t) {
     lost[t] = -weights[t] * std::expm1(-moved[t] - normaliser);
   }
-  const std::size_t group_tokens = row.head.rounding.tokens;
-  const std::size_t groups = row.tokens / group_tokens;
+  const std::size_t groups = row.token_groups();
   for (std::size_t d = 0; d < row.dim; ++d) {
     double sum = 0.0;
     double magnitude = 0.0;
@@ -138,7 +145,8 @@ void bound_row(const Row& row, const std::vector<double>& scores, const std::vec
       const double largest = largest_folded(row, high, group, d);
       double codes = 0.0;
       double sizes = 0.0;
-      for (std::size_t t = group * group_tokens; t < (group + 1) * group_tokens; ++t) {
+      const auto [first, end] = row.tokens_of(group);
+      for (std::size_t t = first; t < end; ++t) {
         codes += std::fabs(row.head.v_code[t * row.dim + d]);
         sizes += row.head.v_size[t * row.dim + d];
       }
@@ -155,14 +163,14 @@ void add_draw(const Row& row, const std::vector<double>& scores, const double* o
   std::uint64_t counter = 0;
   std::vector<double> moved_scores = scores;
   const std::size_t key_tokens = row.head.rounding.key_tokens;
-  for (std::size_t first = 0; first + key_tokens <= row.tokens; first += key_tokens) {
+  for (std::size_t first = 0; first < row.tokens; first += key_tokens) {
     // Asymmetric q is rounded alike for every tile.
     if (row.head.rounding.asymmetric) counter = 0;
     double step = 0.0;
     for (std::size_t d = 0; d < row.dim; ++d) {
       if (d % row.head.rounding.channels == 0) step = row.q_step(first, d);
       const double error = step * (uniform(seed, counter++) - 0.5);
-      for (std::size_t t = first; t < first + key_tokens; ++t) {
+      for (std::size_t t = first; t < std::min(first + key_tokens, row.tokens); ++t) {
         moved_scores[t] += error * row.head.k_code[t * row.dim + d];
       }
     }
@@ -174,12 +182,12 @@ void add_draw(const Row& row, const std::vector<double>& scores, const double* o
       moved[d] += weights[t] * row.head.v[t * row.dim + d];
     }
   }
-  const std::size_t group_tokens = row.head.rounding.tokens;
   const std::size_t value_channels = row.head.rounding.value_channels;
-  for (std::size_t group = 0; group < row.tokens / group_tokens; ++group) {
+  for (std::size_t group = 0; group < row.token_groups(); ++group) {
+    const auto [first_token, end_token] = row.tokens_of(group);
     for (std::size_t first = 0; first < row.dim; first += value_channels) {
       const double step = p_step(row, weights, group, first);
-      for (std::size_t t = group * group_tokens; t < (group + 1) * group_tokens; ++t) {
+      for (std::size_t t = first_token; t < end_token; ++t) {
         const double error = step * (uniform(seed, counter++) - 0.5);
         for (std::size_t d = first; d < std::min(first + value_channels, row.dim); ++d) {
           moved[d] += error * row.head.v_code[t * row.dim + d];
