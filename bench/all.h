@@ -3,6 +3,7 @@
 
 #include "bench/attention_bench.h"
 #include "bench/attention_peer.h"
+#include "bench/attention_report.h"
 #include "bench/codec_bench.h"
 #include "bench/codec_measure.h"
 #include "bench/decode_bench.h"

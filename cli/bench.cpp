@@ -4,6 +4,7 @@
 
 #include <boost/json.hpp>
 
+#include "base/log.h"
 #include "bench/attention_bench.h"
 #include "bench/codec_bench.h"
 #include "bench/decode_bench.h"
@@ -54,11 +55,7 @@ Status bench_load(const BenchLoadOptions& options) {
 Status bench_tokenize(const BenchTokenizeOptions& options) {
   KVF_ASSIGN_OR_RETURN(const auto report,
                        bench::run_tokenize_bench({options.model, options.text, options.runs}));
-  if (options.json) {
-    fmt::print("{}\n", boost::json::serialize(bench::to_json(report)));
-  } else {
-    fmt::print("{}", bench::to_text(report));
-  }
+  print(report, options.json);
   return ok_status();
 }
 
@@ -80,12 +77,12 @@ Status bench_decode(const BenchDecodeOptions& options) {
 }
 
 Status bench_attention(const BenchAttentionOptions& options) {
-  KVF_ASSIGN_OR_RETURN(const auto report, bench::run_attention_bench(options.bench));
-  if (options.json) {
-    fmt::print("{}\n", boost::json::serialize(bench::to_json(report)));
-  } else {
-    fmt::print("{}", bench::to_text(report));
-  }
+  bench::AttentionBenchOptions bench = options.bench;
+  bench.progress = percent_progress("bench", "measuring " + bench.codec);
+  KVF_ASSIGN_OR_RETURN(const auto report, bench::run_attention_bench(bench));
+  print(report, options.json);
+  const std::string doubts = bench::doubts(report);
+  if (!doubts.empty()) log_warn("bench", doubts);
   return ok_status();
 }
 
