@@ -26,7 +26,9 @@ namespace {
 using codec::kMaxTileTokens;
 
 constexpr std::size_t kLeastWorkingSet = std::size_t{256} << 20;
-constexpr std::uint32_t kDistinctTiles = 8;     // the others are copies
+// The others are copies. As many as the answer is checked over, because equal tiles round alike,
+// and what is predicted of their errors takes them for independent.
+constexpr std::uint32_t kDistinctTiles = 64;
 constexpr std::uint32_t kCheckedTokens = 4096;  // at most
 constexpr std::uint32_t kMostLayers = 4096;     // that a profile names
 constexpr std::uint64_t kSeed = 1;              // of the values
