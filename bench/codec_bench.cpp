@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/extent_pool.h"
+#include "base/memory_limits.h"
 #include "bench/kv_data.h"
 #include "bench/machine.h"
 #include "bench/wire_bench.h"
@@ -335,6 +336,18 @@ void describe_machine(const CodecBenchOptions& options, CodecBenchReport& report
   report.runs = options.runs;
 }
 
+// f32 and bf16 of each value, its segment, kept twice, and the wire form.
+Status check_memory(const Subject& subject, std::uint32_t tiles) {
+  constexpr double kBytesOfValue = 12.0;
+  const double wanted = kBytesOfValue * 2.0 * static_cast<double>(subject.tile_values()) * tiles;
+  const auto there =
+      static_cast<double>(std::min(available_memory_bytes(), container_limit_bytes()));
+  if (wanted < there) return ok_status();
+  return resource_exhausted(fmt::format(
+      "bench codec needs about {:.0f} MiB for {} tiles, and {:.0f} MiB are free; ask for fewer",
+      wanted / (1 << 20), tiles, there / (1 << 20)));
+}
+
 }  // namespace
 
 Result<CodecBenchReport> run_codec_bench(const CodecBenchOptions& options) {
@@ -342,6 +355,7 @@ Result<CodecBenchReport> run_codec_bench(const CodecBenchOptions& options) {
     return invalid_argument("bench codec needs at least one tile, head and run");
   }
   KVF_ASSIGN_OR_RETURN(Subject subject, Subject::create(options));
+  KVF_RETURN_IF_ERROR(check_memory(subject, options.tiles));
   CodecBenchReport report;
   describe_machine(options, report);
   report.codec = subject.codec().spec();

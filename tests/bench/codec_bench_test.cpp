@@ -91,6 +91,11 @@ TEST(CodecBench, RefusesWhatItCannotRun) {
   options = small("hack");
   options.head_dim = 80;
   EXPECT_FALSE(run_codec_bench(options).ok());
+  options = small("raw");
+  options.kv_heads = 1024;
+  options.head_dim = 256;
+  options.tiles = 1u << 20;  // 384 TiB of values
+  EXPECT_EQ(run_codec_bench(options).status().code(), Code::kResourceExhausted);
   const auto digest = codec::add_artifact("default: hack(k=2,v=2)\n");
   const auto profile = run_codec_bench(small("hadamard | profile(" + *digest + ")"));
   EXPECT_EQ(profile.status().code(), Code::kUnsupported);
